@@ -1,4 +1,4 @@
-"""Opens an address in the user's browser; it imports nothing of the dashboard."""
+"""Opens an address in the user's browser; unlike the dashboard, it needs no rich."""
 
 from __future__ import annotations
 

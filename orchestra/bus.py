@@ -1,7 +1,7 @@
 """The bus that carries the events of a run.
 
-Emitters say what happened; the `Bus` stamps when (`time`) and in which order (`seq`), and hands the event to
-its observers, synchronously. Observers read and never make the emitter wait; one that raises is removed and
+Emitters report what happened. The `Bus` adds the time (`time`) and a sequence number (`seq`), and calls its
+observers with the event, synchronously. Observers never make the emitter wait; one that raises is removed and
 logged, as trio does with its instruments. Output that must not be lost goes to sinks before it is published
 (`supervision/delivery`).
 """
@@ -23,24 +23,23 @@ __all__ = ["Bus", "Observer", "utc_now"]
 logger = logging.getLogger(__name__)
 
 Observer: TypeAlias = Callable[[Event], object]
-# An observer with the kinds that it asked for; none means all of them.
+# An observer with the types of events that it gets; none means all of them.
 _Entry: TypeAlias = tuple[Observer, tuple[type[Stamped], ...]]
 _E = TypeVar("_E", bound=Stamped)
 
 
 def utc_now() -> datetime:
-    """Return the present time, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
 class Bus:
-    """Stamps every event and hands it to the observers that asked for its kind, without waiting or raising.
+    """Stamps every event and calls the observers of its type, without waiting or raising.
 
     Args:
-        snapshot: Gives the events, stamped already, that bring a new observer up to date. They are replayed
-            to it in the same synchronous step in which it is added, so that it misses nothing and sees
-            nothing twice.
-        clock: Gives the present time, in UTC.
+        snapshot: Gives stamped events that bring a new observer up to date. They are replayed to it in the
+            same synchronous step in which it is added, so it misses nothing and sees nothing twice.
+        clock: Gives the current time, in UTC.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class Bus:
         self._clock = clock
         self._seq = 0
         self._observers: list[_Entry] = []
-        # Of notices that are not to be repeated, by code: their texts and processes.
+        # Notices that are limited, by code: their texts and processes.
         self._given: dict[str, set[tuple[str, str | None]]] = {}
-        # By kind: asked for each request and each line.
+        # By type; a cache, because it is used for each request and each line.
         self._observers_of: dict[type[Stamped], tuple[_Entry, ...]] = {}
 
     def __repr__(self) -> str:
@@ -65,7 +64,7 @@ class Bus:
 
         Args:
             observer: Called with every event from now on.
-            *kinds: The types of event that it is called with; by default all but those `ON_REQUEST`.
+            *kinds: The types of events that it gets; by default all except those in `ON_REQUEST`.
 
         Returns:
             A function that removes it again.
@@ -80,7 +79,7 @@ class Bus:
         return partial(self._remove, entry)
 
     def wants(self, kind: type[Stamped]) -> bool:
-        """Whether an event of this kind has an observer; one without need not be built."""
+        """Whether an event of this type has an observer; otherwise it need not be built."""
         return bool(self._entries(kind))
 
     def emit(self, event: _E) -> _E:
@@ -95,13 +94,13 @@ class Bus:
         return structs.replace(event, seq=seq, time=time)
 
     def number(self, count: int) -> tuple[int, datetime]:
-        """Give the time, and the first of so many numbers in a row, for events that are stamped together."""
+        """Give the time, and the first of `count` sequence numbers, for events that are stamped together."""
         first = self._seq + 1
         self._seq += count
         return first, self._clock()
 
     def publish(self, event: Stamped) -> None:
-        """Hand a stamped event to its observers. One that raises is removed, and the log says so."""
+        """Call the observers with a stamped event. One that raises is removed and logged."""
         for entry in self._entries(type(event)):
             self._hand(entry, event)
 
@@ -115,7 +114,7 @@ class Bus:
         process: str | None = None,
         at_most: int | None = None,
     ) -> None:
-        """Emit a `Notice`; with `at_most`, the same one is given once, and so many of a code at most."""
+        """Emit a `Notice`; with `at_most`, the same one only once, and at most that many with one code."""
         if at_most is not None:
             given = self._given.setdefault(code, set())
             if (text, process) in given or len(given) >= at_most:

@@ -1,8 +1,8 @@
-"""The plan that a run follows, how it comes to follow another one, and orders for its processes.
+"""The plan that a run follows, the change to another one, and orders for the processes.
 
-From top to bottom: `replan` reads the files again (an invalid plan is reported, and the old one goes on);
-`change` finds out what differs (`supervision.difference`), tells the proxy first, so that requests wait for a
-backend that gets another name, and then has the run stop, restart and start what the difference asks for.
+From top to bottom: `replan` reads the files again; if they are invalid, that is reported and the old plan
+stays. `change` computes the difference (`supervision.difference`) and informs the proxy first, so that
+requests wait for a backend whose name has changed. Then processes are stopped, restarted and started.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Replan: TypeAlias = "Callable[[Plan], Plan]"
 
 
 class CurrentPlan:
-    """The plan that a run follows; `replan` reads its files again, ``None``: they are not."""
+    """The plan that a run follows; `replan` reads its files again, unless it is ``None``."""
 
     def __init__(self, plan: Plan, run: Run, bus: Bus, *, replan: Replan | None = None) -> None:
         self.plan = plan
@@ -48,8 +48,8 @@ class CurrentPlan:
         self._turn = trio.Lock()
 
     def open_proxy(self, listeners: Sequence[socket.socket], development: Development | None) -> Proxy:
-        """Make the proxy that the plan asks for, and connect it with the processes; it has to be run."""
-        # A plain Procfile runner starts a third faster without it.
+        """Make the proxy of the plan, and connect it with the processes; the caller runs it."""
+        # A plain Procfile runner starts a third faster without this import.
         from orchestra.proxy.server import Extras, Proxy  # noqa: PLC0415
 
         plan, run, bus = self.plan.proxy, self._run, self._bus
@@ -65,7 +65,7 @@ class CurrentPlan:
         return proxy
 
     def recent_requests(self) -> list[RequestHeads | RequestFinished]:
-        """Tell again of the requests that have ended last, and of their heads, oldest first."""
+        """Give the events of the requests that ended last, with their heads, oldest first."""
         events = list(self._proxy.recent()) if self._proxy is not None else []
         first, _ = self._bus.number(len(events))
         return [structs.replace(event, seq=seq) for seq, event in enumerate(events, first)]
@@ -76,13 +76,13 @@ class CurrentPlan:
             worker.attempt.refused.unpark_all()
 
     def _tail(self, process: str) -> Sequence[str]:
-        worker = self._run.workers.get(process)  # a new upstream may not be one of them yet
+        worker = self._run.workers.get(process)  # A new upstream may not be one of them yet.
         return tuple(worker.output.tail) if worker is not None else ()
 
     async def replan(self, reason: str = "") -> Collection[str]:
-        """Read the files again, of which `reason` names those that changed, and follow the plan they make.
+        """Read the files again, because those in `reason` have changed, and follow the new plan.
 
-        Each of their problems is a `Notice` (``plan-invalid``), and the old plan goes on.
+        Each of their problems is a `Notice` (``plan-invalid``), and the old plan stays.
         """
         async with self._turn:
             if self._replan is None or self._run.phase is not Phase.RUNNING:
@@ -104,9 +104,9 @@ class CurrentPlan:
             await self._change(plan, reason)
 
     async def obey(self, do: ProcessVerb, order: Order) -> int:
-        """Begin an order to `do` something with processes, or `OrchestraError`; return how many it is about.
+        """Begin to carry out an order for processes, or `OrchestraError`; return how many it is about.
 
-        What is to be started again is what the files say now; what that restarts is not restarted twice.
+        A restart follows the files as they are now; a process that they change is not restarted twice.
         """
         if self._run.ending.is_set() and do != "send":
             raise OrchestraError("the run is ending")
@@ -145,7 +145,7 @@ class CurrentPlan:
         return found.restarted
 
     def _adopt(self, plan: Plan, found: Difference, reason: str) -> None:
-        """Have it known that the plan is another one, now that its processes are there."""
+        """Publish that the plan is another one, now that its processes are there."""
         before, self.plan = self.plan, plan
         if found:
             self._bus.emit(

@@ -1,6 +1,6 @@
-"""``orchestra check``: reports every problem of the configuration at once, and what a run would do.
+"""``orchestra check``: reports all problems of the configuration at once, and what a run would do.
 
-Both come from the function that a run uses, too (`config.examine`).
+Both come from the function that a run uses as well (`config.examine`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Report", "check"]
 
 
 class Report(Struct, frozen=True):
-    """All that is wrong, in the order of the files, and line by line what a run would do."""
+    """All problems, in the order of the files, and line by line what a run would do."""
 
     problems: tuple[ConfigError, ...]
     understood: tuple[str, ...]

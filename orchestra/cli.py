@@ -1,10 +1,10 @@
 """The command line: `argv` becomes a call, and an error becomes one line and an exit status.
 
-What the user did wrong ends as one line a problem (and a hint) on standard error and exit status 2. A bug of
-ours is one line and exit status 1; its traceback is in a file that the line names. Standard output carries
-the chosen output and nothing else.
+A mistake of the user is one line a problem (and a hint) on standard error, and exit status 2. A bug of ours
+is one line and exit status 1; the line names a file with the traceback. Standard output carries the chosen
+output and nothing else.
 
-Each command imports what it needs: `--version` and `--help` come at once.
+Each command imports what it needs, so `--version` and `--help` are fast.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _EXIT_READER_GONE = 141
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
-    # Imports make much and throw nothing away: to look for garbage meanwhile takes a tenth of a start.
+    # Imports allocate much and free nothing: garbage collection meanwhile takes a tenth of a start.
     gc.disable()
     _open_standard_streams()
     try:
         code = _commands.main(prog_name="orchestra", standalone_mode=False)
     except BaseExceptionGroup as group:
         code = _show(_worst(group))
-    except SystemExit:  # click's answer to a reader of its help that has gone
+    except SystemExit:  # click's reaction to a reader of its help that has gone
         code = _EXIT_READER_GONE
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - a traceback is never shown
         code = _show(exc)
@@ -49,9 +49,9 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-# What other runners call our commands.
+# The names that other runners have for our commands.
 _OTHER_WORDS = {"up": "run", "status": "ps", "ls": "ps", "list": "ps", "quit": "down"}
-# What is nearly the same with us: commands, and options of `run`.
+# Near misses: commands, and options of `run`.
 _NEAR_WORDS = {"connect": "attach", "echo": "logs -f", "shell": "exec -- sh"}
 _NEAR_OPTIONS = {
     "-c": "run -m",
@@ -62,7 +62,7 @@ _NEAR_OPTIONS = {
 
 
 class _Commands(click.Group):
-    """The commands of this module, and those of `commands`, which are imported when they are asked for."""
+    """The commands of this module, and those of `commands`, which are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from orchestra.commands import COMMANDS  # noqa: PLC0415 - as the class says
@@ -79,7 +79,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that begins `args`; if there is none, say which one is near."""
+        """Find the command that begins `args`; if there is none, suggest a similar one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
@@ -114,7 +114,7 @@ _PLAN_OPTIONS = (
         "-d", "--root", metavar="DIR", help="The folder that commands run in. Default: the Procfile's."
     ),
     click.option("--listen", metavar="HOST:PORT", help="The one address. Default: 127.0.0.1:8000"),
-    click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as honcho, foreman and overmind have it
+    click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as in honcho, foreman and overmind
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),
     click.option(
         "-p", "--base-port", type=click.IntRange(1, 65535), metavar="N", help="The PORT of the first process."
@@ -251,7 +251,7 @@ def init() -> int:
                 file.write(text)
         except OSError as exc:
             for path in written:
-                path.unlink()  # half of it would be taken for all
+                path.unlink()  # A half would be taken for the whole.
             hint = "Check the folder."
             raise ConfigError(f"cannot be written: {exc.strerror}", path=Path(name), hint=hint) from exc
     for reason in found.reasons:
@@ -262,15 +262,15 @@ def init() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open what of standard input, output and errors is closed: else a file of ours would get its number."""
+    """Open closed standard streams: otherwise a file of ours would get the number of one."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # The lowest descriptor that is free: its own.
+            # The lowest free descriptor: the closed one's own.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Choose what to show of all that went wrong: a bug before a user's error, the first of each."""
+    """Choose which of all errors to show: a bug before a user's error, the first of each."""
     errors, bugs = group.split(OrchestraError)
     worst: BaseException | None = bugs or errors
     while isinstance(worst, BaseExceptionGroup):
@@ -279,7 +279,7 @@ def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _show(exc: BaseException) -> int:
-    """Say what went wrong on standard error; return the exit status."""
+    """Print an error on standard error; return the exit status."""
     match exc:
         case KeyboardInterrupt() | click.Abort():
             return _EXIT_INTERRUPTED
@@ -291,7 +291,7 @@ def _show(exc: BaseException) -> int:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO, filename=None):
             from orchestra.dashboard.writer import Unwritable  # noqa: PLC0415
 
-            # What is still in the buffer would fail once more at exit.
+            # Bytes in the buffer would fail once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return _show(Unwritable(exc))  # help, or the version
         case RuntimeError(args=("can't start new thread",)):
@@ -306,7 +306,7 @@ def _show(exc: BaseException) -> int:
 
 
 def _next_step(exc: click.UsageError) -> str:
-    """Name what other runners have under another name, else the help."""
+    """Name the command that other runners call so, otherwise the help."""
     command = exc.ctx.command_path if exc.ctx is not None else "orchestra"
     if isinstance(exc, click.NoSuchOption):
         is_of_run = any(exc.option_name in each.opts for each in run.params)
@@ -318,7 +318,7 @@ def _next_step(exc: click.UsageError) -> str:
 
 
 def _write_report(exc: BaseException) -> str:
-    """Write what is known of a bug into a file; return its name, or nothing if there is no room."""
+    """Write a report of a bug into a file; return its name, or nothing if there is no room."""
     import tempfile  # noqa: PLC0415
     import traceback  # noqa: PLC0415
 

@@ -1,11 +1,10 @@
-"""The commands that reach a run from another terminal: how it is, its log, orders, its end.
+"""The commands that reach a run from another terminal: its state, its log, orders, its end.
 
-The run is the one of the project that the current folder is in; ``--run PID`` says which one if there are
-several. An order is given and then waited for, by asking how the run is: a command returns when what it is
-about has happened. Exit statuses: 0; 2 for wrong use, or if there is no run; `wait` has 1 for a process that
-has failed, and 3 if time is over.
+The run is that of the project in the current folder; ``--run PID`` chooses one of several. A command sends
+its order and then polls the run's state until the order has been carried out. Exit statuses: 0; 2 for wrong
+use, or if there is no run; for `wait` also 1 if a process has failed, and 3 after the timeout.
 
-Not here: the commands that read a Procfile (`cli`), how a run is found and asked (`remote`).
+Not here: the commands that read a Procfile (`cli`), how a run is found and reached (`remote`).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = ["COMMANDS"]
 
 _EXIT_FAILED = 1
 _EXIT_LATE = 3
-# Seconds between two looks at a run that is waited for, and at a table that is watched.
+# Seconds between two polls of a run that is waited for, and between two updates of a table.
 _INTERVAL = 0.1
 _LAST_MOMENT = 0.5
 _WATCH_INTERVAL = 1.0
@@ -45,7 +44,7 @@ COMMANDS = _commands.commands
 
 
 def _choose(pid: int | None = None) -> RunningRun:
-    # `--help` needs none of it.
+    # `--help` needs none of these.
     from orchestra.remote import choose  # noqa: PLC0415
 
     return choose(os.environ, current_folder(), pid=pid)
@@ -68,7 +67,7 @@ _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if
 
 
 class _Number(click.FloatRange):
-    """A number; NaN is in every range."""
+    """A number; NaN would be in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -90,7 +89,7 @@ def _command(function: Callable[..., int]) -> click.Command:
 
 
 def _some(context: click.Context, _parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Demand a name: what other runners call `start` and `stop` is called otherwise here."""
+    """Require a name: `start` and `stop` of other runners have other names here."""
     if not names and not context.resilient_parsing:
         meant = {"start": "`orchestra run` starts a project", "stop": "`orchestra down` ends a run"}
         also = meant.get(context.command.name or "", "`orchestra ps` shows their names")

@@ -1,6 +1,6 @@
-"""A run in the background: another orchestra, in a session of its own, whose start is waited for.
+"""A run in the background: starts another orchestra in a session of its own, and waits until it is reachable.
 
-What it prints on standard error before it can be reached is printed here; later, its log tells.
+Until then its standard error is printed here; later, its log has everything.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 __all__ = ["run_detached"]
 
 _INTERVAL = 0.05
-# Seconds until a run that has not ended can be reached: it is, before it spawns anything.
+# Seconds until a run that has not ended can be reached: it is reachable before it spawns anything.
 _PATIENCE = 30.0
 
 
 def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
     """Start ``orchestra`` with these arguments, wait until it can be reached, and leave it.
 
-    A project has one such run: it is found by its folder, and a script may well say this twice.
+    A project has one such run: it is found by its folder, and a script may call this twice.
 
-    Returns 0, or the exit status of a run that has ended at once; and what is to be said on standard output
-    and on standard error. `ConfigError` if the project, whose folder is `root`, runs already;
-    `OrchestraError` if the run cannot be reached.
+    Returns 0, or the exit status of a run that has ended at once; and the texts for standard output and
+    standard error. `ConfigError` if the project, whose folder is `root`, runs already; `OrchestraError` if
+    the run cannot be reached.
     """
     with _alone(root), tempfile.TemporaryFile() as complaints:
         for each in find(os.environ):
@@ -69,7 +69,7 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait for another program that is here for the same folder: its run cannot be found before it starts."""
+    """Wait for another such program in the same folder: its run cannot be found before it starts."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks

@@ -1,9 +1,9 @@
 """``orchestra dev myapp:app``: an application and its frontend, without a Procfile.
 
-An application that is named is a process of a run, with everything that a run has: it is served by Hypercorn,
-restarted when a file is saved, and stands behind the one address beside Vite. One that is given as an object
-cannot be restarted: it is served in this process, by Hypercorn and `ViteDevProxy`, and only Vite is a process
-of a run.
+An application that is given by name is a process of an ordinary run: Hypercorn serves it, it is restarted
+when a file is saved, and it shares the one address with Vite. An application that is given as an object
+cannot be restarted: Hypercorn and `ViteDevProxy` serve it in this process, and only Vite is a process of a
+run.
 
 Not here: the processes of such a run (`config/written`), what a run is (`supervisor`).
 """
@@ -54,18 +54,18 @@ def dev(
     Args:
         target: ``module:attribute``, ``module:create()``, or an ASGI application, which is not restarted when
             a file is saved.
-        vite_command: What starts Vite. The default is looked for below the current folder if that has no
-            `package.json`.
+        vite_command: The command that starts Vite. The default is found below the current folder if that has
+            no `package.json`.
         vite_port: Not needed: Vite is found wherever it listens.
-        host: Where to listen; by default what ``NAME_HOST`` says, then 127.0.0.1.
-        port: Likewise, ``NAME_PORT``, then 8000 or, if that is taken, the next free one.
-        pid_path: A file that has our process's number meanwhile.
-        name: The beginning of the names of these variables.
+        host: The host to listen on; by default ``NAME_HOST``, then 127.0.0.1.
+        port: The port; by default ``NAME_PORT``, then 8000 or, if that is taken, the next free one.
+        pid_path: A file for our pid while this runs.
+        name: The prefix of these variables.
         pre_serve: Called before anything is started.
-        backend_prefixes: Paths whose WebSockets, and whose 404, are the application's.
+        backend_prefixes: Paths whose WebSockets and 404s are the application's.
 
-    What is wrong with the target, the address, the settings or this machine is said on standard error, and
-    ends the program (`SystemExit`) as it ends the command: with 2.
+    Errors of the target, the address, the settings or this machine are printed on standard error, and end the
+    program (`SystemExit`) with 2, as they end the command.
     """
     del vite_port
     host = os.environ.get(f"{name.upper()}_HOST") if host is None else host
@@ -90,7 +90,7 @@ def dev(
 
 
 def run_target(overrides: Overrides) -> int:
-    """Run the target of some options in this terminal; return the exit status."""
+    """Run the target of the command's options in this terminal; return the exit status."""
     from orchestra import foreground  # noqa: PLC0415 - an application here needs none of it
     from orchestra.child.application import is_target  # noqa: PLC0415 - likewise
 

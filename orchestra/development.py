@@ -1,7 +1,7 @@
-"""What a run on the command line has beside others; code that embeds a `Supervisor` has nothing of it.
+"""The parts of a run on the command line that an embedded `Supervisor` does not have.
 
-Programs of the same user can reach it. If it reloads, it also gives the proxy its `extras`, keeps what the
-run has learned, connects open pages to the run, and follows changed files.
+Programs of the same user can reach the run. With reloading on, the proxy also gets its `extras`, knowledge
+about pages is stored, open pages connect to the run, and changed files are followed.
 
 Not here: the parts (`remembered`, `control`, `reloading`), processes (`supervision`).
 """
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Development"]
 
-# Seconds after which new pages are stored at the latest: they are lost if the run is killed.
+# Seconds after which new pages are stored at the latest: if the run is killed, they are lost.
 _STORE_INTERVAL = 10.0
 
 
 class Development:
-    """What a run on the command line has beside others.
+    """The parts of a run on the command line that an embedded one does not have.
 
     Attributes:
-        control: Serves our own paths, and tells open pages what to do.
-        reloads: Whether saved files and open pages take part; else only programs reach the run.
-        proxy: The run's, once there is one.
+        control: Serves our own paths, and sends messages to open pages.
+        reloads: Whether it follows saved files and serves open pages; otherwise only programs reach the run.
+        proxy: The proxy of the run, once there is one.
     """
 
     proxy: Proxy | None = None
@@ -53,8 +53,8 @@ class Development:
         self._began = 0.0  # Unix time
 
     def extras(self) -> Extras:
-        """Give the proxy what it has of it."""
-        # A run without a proxy does without.
+        """Give the proxy its parts for development."""
+        # Imported here, because a run without a proxy does not need them.
         from orchestra.control.inject import Injector  # noqa: PLC0415
         from orchestra.control.pages import page_of  # noqa: PLC0415
         from orchestra.proxy.server import Extras  # noqa: PLC0415
@@ -76,7 +76,7 @@ class Development:
         return self.proxy is not None and self.proxy.is_backend(process)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do what belongs to it until cancelled."""
+        """Serve the control app and store pages until cancelled."""
         self._began = utc_now().timestamp()
         try:
             async with trio.open_nursery() as nursery:
@@ -89,7 +89,7 @@ class Development:
             self._store.save(self._pages)
 
     async def follow_files(self, run: Run, replan: OnPlanFiles) -> None:
-        """Do what follows from changed files until the run is to end."""
+        """React to changed files until the run is to end."""
         if not self.reloads:
             return
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
@@ -99,6 +99,6 @@ class Development:
             await reloading.run(self._began)
 
     async def close(self) -> None:
-        """Follow no more files, and tell open pages that the run ends; takes a moment at most."""
+        """Stop following files, and send the end of the run to open pages; takes a moment at most."""
         self._following.cancel()
         await self.control.close()

@@ -1,8 +1,8 @@
 """A run for callers without trio: plain code, asyncio, and (`pytest_plugin`) test suites.
 
 Strategy: trio runs in a thread of its own, and every method of the `Supervisor` is called there, by
-`trio.from_thread`. On the way in everything becomes ready; on the way out, for whatever reason, everything is
-stopped, and the thread has ended. An exception in the thread is raised in the caller's.
+`trio.from_thread`. When the context manager is entered, all processes become ready; when it is left, for
+whatever reason, all are stopped and the thread ends. An exception in the thread is raised in the caller.
 
 Not here: signal handlers, printing, log handlers.
 """
@@ -47,7 +47,7 @@ def _in_thread(
     method: Callable[Concatenate[Supervisor, _P], _T],
 ) -> Callable[Concatenate[Running, _P], _T]: ...
 def _in_thread(method: Any) -> Any:
-    """Make a method of the `Supervisor` one that is called from another thread, and waits for its result."""
+    """Make a method of `Supervisor` callable from another thread; it waits for the result."""
 
     @wraps(method)
     def call(self: Running, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +57,7 @@ def _in_thread(method: Any) -> Any:
 
 
 class Running:
-    """A run in a thread. Its methods are those of `Supervisor`; they may be called from any other thread."""
+    """A run in a thread. Its methods are those of `Supervisor`, callable from any other thread."""
 
     wait_ready = _in_thread(Supervisor.wait_ready)
     start = _in_thread(Supervisor.start)
@@ -96,7 +96,7 @@ class Running:
         return lambda: self._ask(lambda _: unsubscribe())
 
     def _ask(self, question: Callable[[Supervisor], Any]) -> Any:
-        """Call `question` in trio's thread; return what it returns, awaited if need be."""
+        """Call `question` in trio's thread; return its result, awaited if necessary."""
 
         async def answer() -> Any:
             result = question(self._supervisor)
@@ -112,24 +112,24 @@ class Running:
         """Start the thread, and wait until everything is ready.
 
         Args:
-            timeout: Seconds in which everything has to be ready.
+            timeout: Seconds within which everything has to be ready.
 
         Raises:
-            StartError: It is not; with the last lines of the process.
-            BaseException: What went wrong in the thread.
+            StartError: It is not ready; with the last lines of the process.
+            BaseException: An error in the thread.
         """
         self._thread.start()
         self._started.result()
         try:
             self.wait_ready(timeout=timeout)
         except StartError as exc:
-            # An exception is often all that is seen of a process: then its last lines have to be part of it.
+            # Often only the exception is seen of a process, so its last lines have to be part of it.
             if exc.tail:
                 exc.add_note("\n".join([f"the last lines of {exc.name}:", *exc.tail]))
             raise
 
     def end(self) -> None:
-        """Stop everything, and wait until the thread has ended; raise what went wrong in it."""
+        """Stop everything, and wait until the thread has ended; raise an error from it."""
         if self._started.cancel():
             return
         if self._started.exception() is None:
@@ -177,12 +177,12 @@ def running(
 
     Args:
         what: A plan, or what `load` takes: a Procfile, by default that of the current folder.
-        timeout: Seconds in which everything has to be ready.
+        timeout: Seconds within which everything has to be ready.
         options: For `load`.
 
     Raises:
-        ConfigError: Anything is wrong with the Procfile or the settings.
-        StartError: A process has failed, or is not ready in time; with its last lines.
+        ConfigError: The Procfile or the settings are not valid.
+        StartError: A process has failed, or was not ready in time; with its last lines.
     """
     run = Running(what if isinstance(what, Plan) else load(what, **options))
     try:

@@ -1,10 +1,10 @@
-"""What can go wrong, in words that help the user to mend it.
+"""The errors that a user may meet, with messages that help to fix the cause.
 
-Every error that a user may meet is an `OrchestraError`. Its `str` is one line that names the thing
-(file and line, process or port) and the cause; `hint` is the next step. An embedder gets the exception; the
-command line shows ``error: <str>`` and ``hint: <hint>`` on standard error (`show_error`).
+Each is an `OrchestraError`. Its `str` is one line that names the thing (file and line, process or port) and
+the cause; `hint` is the next step. An embedder gets the exception; the command line shows ``error: <str>``
+and ``hint: <hint>`` on standard error (`show_error`).
 
-A message stands where its error is raised; those that several modules need stand here.
+The text of a message is where its error is raised; those that several modules need are here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OrchestraError(Exception):
 
 
 class ConfigError(OrchestraError):
-    """What the user wrote, or the machine it should run on, is not as it has to be.
+    """The user's input, or the machine it should run on, is not as it has to be.
 
     Attributes:
         path: The file at fault, if one is.
@@ -61,9 +61,7 @@ class ConfigError(OrchestraError):
 
 
 class ConfigErrors(ConfigError):  # noqa: N818 - it is several
-    """Everything that is wrong with what the user wrote, together; its text has one problem a line.
-
-    `path`, `line` and `hint` are those of the first one.
+    """All errors in the user's input together; the text has one problem a line.
 
     Attributes:
         errors: All of them, by file and line.
@@ -76,7 +74,7 @@ class ConfigErrors(ConfigError):  # noqa: N818 - it is several
 
 
 class StartError(OrchestraError):
-    """A process did not come up.
+    """A process did not start or become ready.
 
     Attributes:
         name: The process.
@@ -90,7 +88,7 @@ class StartError(OrchestraError):
 
 
 class UpstreamError(OrchestraError):
-    """An upstream was not reached, or spoke no HTTP; `status_hint` tells the client best: 502 or 504."""
+    """An upstream was not reached, or did not speak HTTP; `status_hint` is the best status: 502 or 504."""
 
     def __init__(self, message: str, *, status_hint: int = 502, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -98,7 +96,7 @@ class UpstreamError(OrchestraError):
 
 
 def port_taken(port: int, holder: str) -> str:
-    """Say that a port is taken, and by what; `holder` is empty if that is not known."""
+    """Write that a port is taken, and by what; `holder` is empty if that is not known."""
     return f"port {port} is taken by {holder}" if holder else f"port {port} is taken"
 
 
@@ -108,7 +106,7 @@ def no_address() -> ConfigError:
 
 
 def show_error(error: OrchestraError) -> int:
-    """Say all that is wrong, and give the exit status."""
+    """Print all that is wrong, and give the exit status."""
     for each in error.errors if isinstance(error, ConfigErrors) else (error,):
         if each.message:
             complain(str(each), each.hint)
@@ -116,7 +114,7 @@ def show_error(error: OrchestraError) -> int:
 
 
 def complain(message: str, hint: str) -> None:
-    """Say one thing, and the next step."""
+    """Print one error, and the next step."""
     red, cyan, plain = "\x1b[31m\x1b[1m", "\x1b[36m", "\x1b[0m"
     if not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         red = cyan = plain = ""

@@ -1,10 +1,10 @@
-"""What happens in a run, as frozen events.
+"""The events of a run, as frozen structs.
 
 An event is a msgspec struct in the past tense. Its tag is the `type` of the JSON lines, its fields are their
 keys: `msgspec.json.encode` writes an event, and `decode` reads any recorded line again.
 
-A new event is a struct here that is also named in `Event`; the sentence that the dashboard and plain output
-show for it, if it is worth one, is in `dashboard/words`.
+A new event is a struct here that is also listed in `Event`, and a row in the README; the sentence that the
+dashboard and plain output show for it, if any, is in `dashboard/words`.
 
 Not here: how events reach their observers (`bus`), what an event leads to.
 """
@@ -41,7 +41,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What all events have; the bus sets it.
+    """The fields of all events; the bus sets them.
 
     Attributes:
         v: The version of the format.
@@ -60,7 +60,7 @@ class Stamped(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class State(Enum):
-    """Where a process is in its life; the values are what JSON and the dashboard show."""
+    """The state of a process; the values are those in JSON and on the dashboard."""
 
     WAITING = "waiting"
     INSTALLING = "installing"
@@ -76,12 +76,12 @@ class State(Enum):
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing of the process runs and nothing is going to start it again by itself."""
+        """Whether no child of the process runs and none is going to be started automatically."""
         return self in _ENDED
 
     @property
     def predicate(self) -> str:
-        """What a sentence says of a process in this state: ``is starting``, ``has failed``."""
+        """The predicate of a sentence about a process in this state: ``is starting``, ``has failed``."""
         words = {State.INSTALLING: "is being installed", State.BACKING_OFF: "has ended"}
         return words.get(self, f"{'has' if self.is_ended else 'is'} {self.value}")
 
@@ -140,20 +140,20 @@ class RunStarted(Stamped, frozen=True, kw_only=True, tag="run.started"):
 
 
 class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
-    """A process entered a state, or learned something about itself while in it (`state == previous`).
+    """A process entered a state, or a fact about it changed while in it (`state == previous`).
 
     Attributes:
         pid: The pid of the process group's leader while there is one.
-        port: Where it listens, once that is known.
-        url: The same as a URL with the family that was found: ``http://[::1]:5173``.
-        second_url: Where its second server listens, if it is both upstreams: what `url` is not.
-        restarts: How often it was started again in this run.
+        port: The port where it listens, once that is known.
+        url: Its address as a URL, with the address family that was found: ``http://[::1]:5173``.
+        second_url: The URL of its second server, if it is both upstreams.
+        restarts: The number of restarts in this run.
         exit_code: The exit code of the newest child; ``None`` if it has not ended or was ended by a signal.
         signal: The name of the signal that ended it (``SIGKILL``).
         reason: Why, in words for the dashboard; may be empty.
         ready_after: Seconds from the spawn to readiness, from `READY` on.
-        ended_before_ready: Whether the newest child has ended without having been ready.
-        last_lines: What it wrote last, oldest first, without colours, if it has failed or is unhealthy.
+        ended_before_ready: Whether the newest child ended before it was ready.
+        last_lines: Its last lines of output, oldest first, without colours, if it has failed or is unhealthy.
     """
 
     process: str
@@ -173,7 +173,7 @@ class StateChanged(Stamped, frozen=True, kw_only=True, tag="process.state"):
 
 
 class OutputLine(Stamped, frozen=True, kw_only=True, tag="process.output"):
-    """A process wrote one whole line; without its end, and of control sequences with colours (SGR) alone."""
+    """A process wrote a whole line; without line end and control sequences, except colours (SGR)."""
 
     process: str
     stream: StreamName
@@ -181,13 +181,13 @@ class OutputLine(Stamped, frozen=True, kw_only=True, tag="process.output"):
 
 
 class OutputPaused(Stamped, frozen=True, kw_only=True, tag="process.output.partial"):
-    """A process wrote the beginning of a line and has paused there: a prompt, or a progress bar.
+    """A process wrote the beginning of a line and has paused: a prompt, or a progress bar.
 
-    A later one of the same stream replaces it, and so does its next whole line, which is then complete: what
-    shows whole lines only can leave this alone.
+    A later event of the same stream replaces it, and so does its next whole line, which contains it. An
+    observer that only shows whole lines can ignore it.
 
     Attributes:
-        text: What there is of the line; as in `OutputLine`. Empty if it was taken back.
+        text: The beginning of the line; as in `OutputLine`. Empty if it was erased.
     """
 
     process: str
@@ -196,18 +196,18 @@ class OutputPaused(Stamped, frozen=True, kw_only=True, tag="process.output.parti
 
 
 class InputWanted(Stamped, frozen=True, kw_only=True, tag="input.wanted"):
-    """A process has paused after what looks like a prompt, ``(Pdb)`` without colours, and probably waits."""
+    """A process has paused after a text that looks like a prompt, ``(Pdb)``, and probably waits for input."""
 
     process: str
     prompt: str
 
 
 class ProcessMeasured(Stamped, frozen=True, kw_only=True, tag="process.measured"):
-    """What a process and all that it has started take; told every few seconds, and only on request.
+    """CPU and memory of a process and all its descendants; emitted every few seconds, only on request.
 
     Attributes:
-        cpu: Cores that were busy with it since the last time: 0.5 is half of one.
-        memory: Bytes in main memory; what its processes share counts for each.
+        cpu: Cores that it has used since the last event: 0.5 is half of one.
+        memory: Bytes in main memory; shared memory counts for each process.
     """
 
     process: str
@@ -216,7 +216,7 @@ class ProcessMeasured(Stamped, frozen=True, kw_only=True, tag="process.measured"
 
 
 class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switched"):
-    """A process that stayed ready all the time is asked at another address from now on."""
+    """A process that has stayed ready gets its requests at another address from now on."""
 
     upstream: UpstreamName
     process: str
@@ -225,12 +225,12 @@ class UpstreamSwitched(Stamped, frozen=True, kw_only=True, tag="upstream.switche
 
 
 class _OfRequest(Stamped, frozen=True, kw_only=True):
-    """What happens to a request.
+    """Fields of the events of a request.
 
     Attributes:
         id: Counts from 1 within the run.
         target: As received, at most 8 KiB of it.
-        upstream: The one that is asked, or that the answer came from.
+        upstream: The upstream that was asked, or that has answered.
     """
 
     id: int
@@ -240,7 +240,7 @@ class _OfRequest(Stamped, frozen=True, kw_only=True):
 
 
 class _OfStream(Stamped, frozen=True, kw_only=True):
-    """What happens to a stream, which has begun as a request."""
+    """Fields of the events of a stream, which has begun as a request."""
 
     id: int
     kind: StreamKind
@@ -249,13 +249,13 @@ class _OfStream(Stamped, frozen=True, kw_only=True):
 
 
 class RequestPending(_OfRequest, frozen=True, kw_only=True, tag="request.pending"):
-    """An upstream has been asked, and the exchange is not over after a moment.
+    """An upstream was asked, and the exchange is not over after a moment.
 
-    Told within half a second, and again when another upstream is asked or the answer begins.
+    Emitted within half a second, and again when another upstream is asked or the answer begins.
 
     Attributes:
-        status: Of the answer; ``None`` if it has not begun.
-        elapsed: Seconds since the request's head.
+        status: The status of the answer; ``None`` if it has not begun.
+        elapsed: Seconds since the request's head arrived.
     """
 
     status: int | None
@@ -263,15 +263,15 @@ class RequestPending(_OfRequest, frozen=True, kw_only=True, tag="request.pending
 
 
 class RequestHeads(Stamped, frozen=True, kw_only=True, tag="request.heads"):
-    """The heads of a request and of its answer as received, told before its end, and only on request.
+    """The heads of a request and of its answer as received; emitted before its end, and only on request.
 
-    A request that is held, or not over after a moment, tells what there is of them by then, too.
+    A request that is held, or not over after a moment, has an earlier event with the heads so far.
 
-    They have cookies and tokens in them: not for a log.
+    They contain cookies and tokens: not for a log.
 
     Attributes:
         request: The lines of the request's head, without the first.
-        answer: Those of the answer's; empty if there was none.
+        answer: The same of the answer's head; empty if there was none.
     """
 
     id: int
@@ -280,11 +280,11 @@ class RequestHeads(Stamped, frozen=True, kw_only=True, tag="request.heads"):
 
 
 class RequestFinished(_OfRequest, frozen=True, kw_only=True, tag="request.finished"):
-    """The proxy is done with a request, whatever became of it.
+    """The proxy has finished a request, successfully or not.
 
     Attributes:
-        status: What the client got; ``None`` if it left before an answer began.
-        reason: Why that one: ``backend answered``, ``backend 404``.
+        status: The status of the answer; ``None`` if the client left before an answer began.
+        reason: Why this upstream has answered: ``backend answered``, ``backend 404``.
         held: Seconds that the request waited for an upstream to become ready.
         first_byte: Seconds from the request's head to the answer's head; ``None`` without an answer.
         duration: Seconds from the request's head to the end of the exchange.
@@ -303,17 +303,17 @@ class RequestFinished(_OfRequest, frozen=True, kw_only=True, tag="request.finish
 
 
 class RequestHeld(_OfRequest, frozen=True, kw_only=True, tag="request.held"):
-    """A request has begun to wait for an upstream, for a reason: ``api is starting``."""
+    """A request begins to wait for an upstream, for a reason: ``api is starting``."""
 
     reason: str
 
 
 class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"):
-    """A request waits no longer.
+    """A request no longer waits.
 
     Attributes:
-        held: Seconds that it has waited in all.
-        outcome: ``ready``: its upstream is; ``failed``: that is not going to be, or not in time;
+        held: Seconds that it has waited in total.
+        outcome: ``ready``: its upstream is ready; ``failed``: it cannot become ready, or was not in time;
             ``client-gone``.
     """
 
@@ -324,7 +324,7 @@ class RequestReleased(Stamped, frozen=True, kw_only=True, tag="request.released"
 
 
 class RequestReplayed(_OfRequest, frozen=True, kw_only=True, tag="request.replayed"):
-    """A request whose upstream went away without a byte of an answer, for that reason, is sent again."""
+    """A request is sent again, because its upstream closed the connection without answering."""
 
     reason: str
 
@@ -347,14 +347,14 @@ class StreamClosed(_OfStream, frozen=True, kw_only=True, tag="stream.closed"):
 
 
 class PlanChanged(Stamped, frozen=True, kw_only=True, tag="plan.changed"):
-    """The run follows another plan from now on; what that starts and restarts is reported after this.
+    """The run follows another plan from now on; starts and restarts are reported after this.
 
     Attributes:
-        reason: What was changed: ``Procfile.dev``; may be empty.
-        processes: All that there are now, in the order of the Procfile.
-        started: The new ones.
-        stopped: Those that are gone.
-        restarted: Those that need another child.
+        reason: The changed file: ``Procfile.dev``; may be empty.
+        processes: All processes of the new plan, in the order of the Procfile.
+        started: New processes.
+        stopped: Processes that are not in the new plan.
+        restarted: Processes that need another child.
     """
 
     reason: str
@@ -365,7 +365,7 @@ class PlanChanged(Stamped, frozen=True, kw_only=True, tag="plan.changed"):
 
 
 class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
-    """Files of a process were saved with another content.
+    """Files of a process were saved with new content.
 
     Attributes:
         paths: Relative to the Procfile's folder where they are below it; sorted, at most 20.
@@ -376,17 +376,17 @@ class FilesChanged(Stamped, frozen=True, kw_only=True, tag="files.changed"):
 
 
 class ReloadSent(Stamped, frozen=True, kw_only=True, tag="reload.sent"):
-    """So many browser tabs were told to load their page again, for a reason: ``api is ready``."""
+    """So many browser tabs have to reload their page, for a reason: ``api is ready``."""
 
     tabs: int
     reason: str
 
 
 class Frame(Struct, frozen=True):
-    """A place in a program: a line of a traceback.
+    """A line of a traceback.
 
     Attributes:
-        file: As the program wrote it; most often an absolute path.
+        file: As the program wrote it; usually an absolute path.
         line: From 1.
         function: Empty for a syntax error.
         code: The line itself; may be empty.
@@ -399,19 +399,19 @@ class Frame(Struct, frozen=True):
 
 
 class ErrorShown(Stamped, frozen=True, kw_only=True, tag="error.shown"):
-    """A program has failed, which pages and dashboard show until it is mended.
+    """A program has failed; pages and dashboard show the error until it is cleared.
 
     Attributes:
         error_type: The exception's name: ``SyntaxError``; without one, how the process ended.
-        message: What the exception says, or the line that explains the end; may be empty.
-        file: The absolute path of the developer's own frame, the last one that is no package's; ``None`` if
+        message: The exception's message, or the line that explains the end; may be empty.
+        file: The absolute path of the developer's own frame, the last one outside of packages; ``None`` if
             there is none.
         line: Its line, from 1.
         frames: The exception's traceback, the oldest frame first.
-        exit: How the process ended: ``exit code 1``; empty if it lives.
-        last_lines: What it wrote last, oldest first, without colours.
-        is_fatal: Whether the process has ended by it, does not come up, or is not restarted; else it was
-            logged by one that goes on.
+        exit: How the process ended: ``exit code 1``; empty if it still runs.
+        last_lines: Its last lines of output, oldest first, without colours.
+        is_fatal: Whether the process has ended by it, does not become ready, or is not restarted; otherwise
+            the process has logged it and goes on.
     """
 
     process: str
@@ -426,18 +426,18 @@ class ErrorShown(Stamped, frozen=True, kw_only=True, tag="error.shown"):
 
 
 class ErrorCleared(Stamped, frozen=True, kw_only=True, tag="error.cleared"):
-    """The process works again: its error is shown no longer."""
+    """The process works again: its error is no longer shown."""
 
     process: str
 
 
 class Notice(Stamped, frozen=True, kw_only=True, tag="notice"):
-    """Something that the user should know and that is no output of a process.
+    """A message for the user that is not output of a process.
 
     Attributes:
         code: A stable short name for scripts (``port-moved``).
         hint: The next step; may be empty.
-        process: The process it is about, if it is about one.
+        process: The process that it is about, if any.
     """
 
     level: Level
@@ -448,7 +448,7 @@ class Notice(Stamped, frozen=True, kw_only=True, tag="notice"):
 
 
 class RunEnded(Stamped, frozen=True, kw_only=True, tag="run.ended"):
-    """Everything is over: no process of the run is left."""
+    """The run is over: no process of it is left."""
 
     exit_code: int
     reason: str
@@ -463,14 +463,14 @@ Event: TypeAlias = (
 )  # fmt: skip
 
 ON_REQUEST = (ProcessMeasured, RequestHeads)
-"""The events that only an observer gets that names them: they cost much, or are private."""
+"""Events that are expensive, or private: an observer only gets them if it names them."""
 
 
 _ENCODER = json.Encoder()
 
 
 def encode(event: Struct | dict[str, object]) -> bytes:
-    """Write an event, or what is made of events, as one JSON object, without a line end."""
+    """Encode an event, or an object made of events, as one JSON object, without a line end."""
     try:
         return json.encode(event)
     except UnicodeEncodeError:  # a path that is not UTF-8
@@ -480,7 +480,7 @@ def encode(event: Struct | dict[str, object]) -> bytes:
 
 
 def encode_lines(events: Sequence[Event]) -> bytes:
-    """Write events as JSON lines, each with its line end."""
+    """Encode events as JSON lines, each with its line end."""
     try:
         return _ENCODER.encode_lines(events)
     except UnicodeEncodeError:  # as above
@@ -488,7 +488,7 @@ def encode_lines(events: Sequence[Event]) -> bytes:
 
 
 def decode(line: bytes | str) -> Event:
-    """Read one recorded JSON line as the event that it was.
+    """Decode a recorded JSON line.
 
     Raises:
         msgspec.ValidationError: It is not an event, or its type is not known.

@@ -1,10 +1,10 @@
-"""Folders and files: the current folder, where files of ours are kept between runs, and reading any file.
+"""Folders and files: the current folder, the folders for our own files, and safe reading of any file.
 
-Folders of ours other users neither read nor put in their place.
+Other users can neither read our folders nor put one in their place.
 
-A file that is read may be a pipe that nothing writes to, or a device without end. To open a named pipe waits
-for its writer, and ``/dev/zero`` has no end. Here a pipe is waited for only where that was asked for, with a
-deadline (password managers put one in place of ``.env``), and no file is read without limit.
+A file to be read may be a pipe that nothing writes to, or a device without end: opening a named pipe waits
+for its writer, and ``/dev/zero`` has no end. Here a pipe is waited for only if the caller asks for that, with
+a deadline (password managers put one in place of ``.env``), and every read has a limit.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def current_folder() -> Path:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """Say where files are kept that outlive a run (``XDG_STATE_HOME``); the folder need not be there.
+    """Return the folder for files that outlive a run (``XDG_STATE_HOME``); it may not exist.
 
-    Paths that are relative are ignored, as the XDG Base Directory Specification says.
+    Relative paths are ignored, as the XDG Base Directory Specification says.
     """
     given, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
     if given.startswith("/"):
@@ -62,12 +62,12 @@ def state_folder(environ: Mapping[str, str]) -> Path:
 
 
 def project_key(root: Path) -> str:
-    """Give what the names of a project's files have in common there."""
+    """Give the prefix of the names of a project's files in that folder."""
     return blake2b(bytes(root), digest_size=8).hexdigest()
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only this user gets into, or see to it that it is one; `OSError` if it cannot be."""
+    """Make a folder that only this user can enter, or check that it is one; `OSError` if it cannot be."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -80,7 +80,7 @@ def make_private(folder: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file in such a folder: all of it, or nothing; `OSError` if it cannot be written."""
+    """Write a file in such a folder: completely, or not at all; `OSError` if it cannot be written."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     make_private(path.parent)
     new = path.with_suffix(f".{os.getpid()}")
@@ -94,7 +94,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process with this pid: if not, what is called after it is left over."""
+    """Whether there is a process with this pid: if not, a file with its name is left over."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -110,10 +110,10 @@ _CHUNK = 65536
 
 
 def read_file(path: Path | str, *, within: float = 0.0, most: int = _MOST_BYTES, flags: int = 0) -> bytes:
-    """Read a file of `most` bytes, a pipe only if its writer writes it `within` some seconds.
+    """Read a file of at most `most` bytes; a pipe only if its writer writes it `within` so many seconds.
 
-    `flags` are those that it is opened with beside `O_RDONLY`. `OSError` if it cannot be read: also a pipe
-    that was not written in time, and a file that is too large; `ValueError` if the path has a NUL in it.
+    `flags` are added to `O_RDONLY`. `OSError` if it cannot be read, including a pipe that was not written in
+    time, and a file that is too large; `ValueError` if the path contains a NUL.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | flags)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor

@@ -1,11 +1,11 @@
-"""One run in this terminal: what is shown there, and what signals, job control and the reader do.
+"""One run in this terminal: its output, and the effect of signals, job control and a closed output.
 
-The first signal stops the run, a second one (or SIGQUIT) kills what is left. A run whose reader closes the
-output ends, too. On a terminal in the foreground the dashboard is shown; while we are stopped (Ctrl-Z), the
-terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal dispositions of this
-process, which children inherit, are changed here and nowhere else.
+The first signal stops the run, a second one (or SIGQUIT) kills the remaining processes. If the reader of the
+output closes it, the run ends, too. On a terminal in the foreground the dashboard is shown; while we are
+stopped (Ctrl-Z), the terminal is restored. Elsewhere plain or JSON lines are printed. Limits and signal
+dispositions of this process, which children inherit, are changed here and nowhere else.
 
-Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), messages about errors (`cli`).
+Not here: what a run is (`supervisor`), what is drawn or printed (`dashboard`), error messages (`cli`).
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ _FOREGROUND_INTERVAL = 0.2
 # Seconds to wait, when our reader has ended, for the signal that may have ended both.
 _SIGNAL_GRACE = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-# Python ignores these for itself, and gives them back to children.
+# Python ignores these signals for itself, and restores them for children.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
-# How many files we want to be able to open, most to least: thousands of streams; and what macOS
-# allows at least (OPEN_MAX in its setrlimit(2)).
+# Soft limits of open files to try, from high to low: thousands of streams; and the minimum that macOS allows
+# (OPEN_MAX in its setrlimit(2)).
 _WANTED_FILES = (65_536, 10_240)
 
 
 def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, opens: bool = False) -> int:
     """Run a plan to its end, and return the exit status.
 
-    `replan` reads again what the plan was made of; in the file `record`, all that happens is kept; with
-    `opens` the browser opens the address when all processes are ready, or one has failed.
+    `replan` reads the files of the plan again; all events are recorded in the file `record`; with `opens` the
+    browser opens the address when all processes are ready, or one has failed.
 
     Raises:
         ConfigError: The dashboard was asked for, and there is no terminal; or the address is taken.
@@ -68,7 +68,7 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, 
     """
     mode = _output_mode(plan)
     runtime = Runtime(soft_nofile=_raise_file_limit())
-    # What there is now stays for the run: the garbage collector need not look through it again.
+    # The present objects stay for the run: the garbage collector need not search them again.
     gc.freeze()
     gc.enable()
     plan = _with_colours(plan, mode)
@@ -80,7 +80,7 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, 
 
 
 def _supervisor(plan: Plan, *, start_soon: Callable[..., object], opens: bool, **how: Any) -> Supervisor:
-    """Make the run, whose address is kept for the next one."""
+    """Make the run, whose address is stored for the next one."""
     supervisor = Supervisor(plan, **how)
 
     def keep(_started: Event) -> None:
@@ -94,7 +94,7 @@ def _supervisor(plan: Plan, *, start_soon: Callable[..., object], opens: bool, *
 
 
 async def _open(supervisor: Supervisor) -> None:
-    """Open the address when all are ready; when one has failed, the page says so."""
+    """Open the address when all are ready; if one has failed, the page shows why."""
     from orchestra.browser import open_page  # noqa: PLC0415 - few ask for it
 
     with suppress(StartError):
@@ -106,7 +106,7 @@ async def _open(supervisor: Supervisor) -> None:
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:
     plan = replan(running)
-    # The setting itself stays what it is until the next run.
+    # The setting itself stays the same until the next run.
     return replace(_with_colours(replace(plan, color=running.color), mode), color=plan.color)
 
 
@@ -137,7 +137,7 @@ async def _run(
 async def _run_on_screen(
     plan: Plan, signals: AsyncIterator[int], make: partial[Supervisor], logs: Sequence[EventLog]
 ) -> Supervisor:
-    # Imported where they are used: rich costs more time to import than everything else together.
+    # Imported here: importing rich takes more time than everything else together.
     from orchestra.dashboard.controls import Controls  # noqa: PLC0415
     from orchestra.dashboard.model import Model  # noqa: PLC0415
     from orchestra.interactive import on_screen  # noqa: PLC0415
@@ -210,7 +210,7 @@ async def _run_printing(
     supervisor.subscribe(standing.observe, *standing.kinds)
 
     async def past() -> Sequence[Event]:
-        told = [*supervisor.recent_requests(), *standing.past()]  # now: later ones are told to the reader
+        told = [*supervisor.recent_requests(), *standing.past()]  # now: the reader gets later ones itself
         told += [each for event in await logs[0].past() for each in quiet.shown(event)]
         return sorted(told, key=lambda event: event.seq)
 
@@ -235,7 +235,7 @@ async def _run_printing(
 async def _write(  # noqa: ASYNC128 - handed on
     writer: Writer, signalled: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Write, and end the run if that fails, unless a signal that ended both is on its way."""
+    """Write, and end the run if that fails, unless a signal that has ended both is on its way."""
     try:
         await writer.run(task_status=task_status)
     except OrchestraError as exc:
@@ -247,12 +247,12 @@ async def _write(  # noqa: ASYNC128 - handed on
 
 
 def _follows_from_signal(error: OrchestraError, signalled: trio.Event) -> bool:
-    """Whether our output has ended together with us, so that there is nothing to say: not by a full disk."""
+    """Whether our output has ended together with us, so that no message is needed: not for a full disk."""
     return signalled.is_set() and not (isinstance(error, Unwritable) and not error.may_follow_from_signal)
 
 
 async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
-    """Send the lines that are typed to the process that has asked for input last, or to the only one."""
+    """Send the lines that are typed to the process that asked for input last, or to the only one."""
     asking: list[str] = []
 
     def observe(event: Event) -> None:
@@ -262,10 +262,10 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
             asking.clear()
 
     supervisor.subscribe(observe, InputWanted, StateChanged)
-    with suppress(OSError):  # the terminal has gone: SIGHUP says what follows from that
+    with suppress(OSError):  # The terminal has gone: SIGHUP decides what follows.
         while True:
             await trio.lowlevel.wait_readable(0)
-            # In the foreground nothing else reads; before, the shell may have taken what woke us.
+            # In the foreground nothing else reads; otherwise the shell may have taken the input that woke us.
             is_ours = is_in_foreground() and select.select([0], [], [], 0)[0]
             typed = os.read(0, 4096) if is_ours else b""
             if not typed:
@@ -294,7 +294,7 @@ async def _obey(
     writer: Writer | None = None,
     signalled: trio.Event | None = None,
 ) -> None:
-    """Stop at the first signal; kill if that was already under way, and at once for SIGQUIT.
+    """Stop at the first signal; kill at the second one, and at once for SIGQUIT.
 
     The terminals of the children follow the size of ours. `signalled` is set by the first signal.
     """
@@ -313,14 +313,14 @@ async def _obey(
 
 
 def _room_for_output(plan: Plan) -> tuple[int, int]:
-    """Give the columns and lines of our terminal that a line of output has: all but the names before it."""
+    """Give the columns and lines of our terminal for a line of output: without the names before it."""
     columns, lines = terminal_size(1)
     margin = max(len(name) for name in ("orchestra", *(process.name for process in plan.processes))) + 4
     return max(columns - margin, 20), max(lines, 2)
 
 
 def _raise_file_limit() -> int | None:
-    """Allow ourselves as many open files as we may; return how many children are to have, if that differs."""
+    """Raise our limit of open files as far as possible; return that of children, if it differs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in _WANTED_FILES:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -333,15 +333,15 @@ def _raise_file_limit() -> int | None:
 
 
 def _heeded_signals() -> list[signal.Signals]:
-    """Find out which signals are ours to act on: one that was ignored when we began stays ignored.
+    """Find out which signals we react to: one that was ignored when we began stays ignored.
 
-    For that it gets a handler that does nothing: unlike an ignored signal, a handled one is back at its
-    default in every child (POSIX exec). What was blocked is not any more: children inherit that, too.
+    A signal to react to gets a handler that does nothing: unlike an ignored signal, a handled one has its
+    default in every child (POSIX exec). Blocked signals are unblocked: children inherit that, too.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
     for number in ignored - _IGNORED_BY_PYTHON:
-        # Children whose end is ignored could not be waited for.
+        # If SIGCHLD is ignored, children cannot be waited for.
         signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else lambda *_: None)
     return [number for number in _SIGNALS if number not in ignored]
 
@@ -361,13 +361,13 @@ def _output_mode(plan: Plan) -> str:
 
 
 def _environ(plan: Plan) -> dict[str, str]:
-    """The environment that decides whether we show colours."""
+    """The environment that decides whether we use colours."""
     decided = {"always": {"FORCE_COLOR": "1", "NO_COLOR": ""}, "never": {"NO_COLOR": "1"}}
     return {**os.environ, **decided.get(plan.color, {})}
 
 
 def _with_colours(plan: Plan, mode: str) -> Plan:
-    """Tell children without a terminal to use colours if a person sees them, unless it is decided."""
+    """Make children without a terminal use colours if a person sees them, unless it is set already."""
     is_decided = plan.color == "auto" and {"NO_COLOR", "FORCE_COLOR"} & os.environ.keys()
     if is_decided or mode == "json" or not wants_colours(_environ(plan), 1):
         return plan

@@ -1,9 +1,9 @@
-"""Hosts and origins: which are ours, and which a web page of another site could have made up.
+"""Hosts and origins: which are ours, and which could be forged by a web page of another site.
 
-Two gates keep foreign pages out of what we serve: `host_refusal` (DNS rebinding) and `origin_refusal`
-(cross-site WebSockets). Everything here is pure.
+Two checks keep foreign pages out: `host_refusal` (DNS rebinding) and `origin_refusal` (cross-site
+WebSockets). Everything here is pure.
 
-Not here: where they are asked (`proxy/route`, `proxy/websocket`), what else our own paths ask for
+Not here: their callers (`proxy/route`, `proxy/websocket`), the further checks of our own paths
 (`control/doors`).
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["host_refusal", "is_from_here", "is_loopback", "is_own_origin", "match_host", "origin_refusal"]
 
-# Ours has no TLS.
+# We have no TLS.
 _SCHEME = b"http"
 _DEFAULT_PORT = b"80"
 
@@ -32,7 +32,7 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
     """Say why a request with this ``Host`` is refused; ``None`` if it may pass.
 
     A web page of another site can make its own name point to this machine (DNS rebinding); its requests then
-    carry that name. ``localhost``, its subdomains and literal addresses cannot be used so.
+    carry that name. ``localhost``, its subdomains and literal addresses cannot be abused in this way.
     """
     match = match_host(host)
     name = _name(match[1] if match else host)
@@ -47,8 +47,8 @@ def host_refusal(host: bytes, allowed: tuple[str, ...]) -> str | None:
 def origin_refusal(origin: bytes | None, host: bytes, port: int, allowed: Sequence[str]) -> str | None:
     """Say why a WebSocket with this ``Origin`` may not be opened; ``None`` if it may.
 
-    Our own origin may (it equals `host`), one on loopback with our `port`, and one that is `allowed`. A
-    client that sends none is no browser, and could send any.
+    Allowed are our own origin (it equals `host`), one on loopback with our `port`, and those in `allowed`. A
+    client that sends none is not a browser, and could send any.
     """
     if origin is None or is_own_origin(origin, host):
         return None
@@ -76,9 +76,9 @@ def is_own_origin(origin: bytes, host: bytes) -> bool:
 
 
 def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
-    """Whether a request is for this machine, and from it: all that it came from are on loopback.
+    """Whether a request is for this machine, and from it: all addresses that it came from are on loopback.
 
-    An address in ``X-Forwarded-For`` that is not ours tells of a tunnel.
+    A foreign address in ``X-Forwarded-For`` means a tunnel.
     """
     match = match_host(host)
     return (
@@ -89,7 +89,7 @@ def is_from_here(host: bytes, addresses: Iterable[bytes]) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name, or a literal address, is that of this machine as it sees itself."""
+    """Whether a name, or a literal address, means this machine on its loopback interface."""
     address = _literal_address(name)
     if address is None:
         return False
@@ -107,7 +107,7 @@ def _name(name: bytes) -> str:
 
 
 def _literal_address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a name is without being looked up: a literal one, or ``localhost``."""
+    """Return the address of a name that needs no lookup: a literal one, or ``localhost``."""
     if name == "localhost" or name.endswith(".localhost"):
         return ipaddress.IPv4Address("127.0.0.1")
     try:

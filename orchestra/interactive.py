@@ -1,4 +1,4 @@
-"""A run on the dashboard: what its keys ask for is done to the run, or on this machine; and job control.
+"""A run on the dashboard: carries out the orders of its keys, on the run or on this machine; job control.
 
 While we are stopped (Ctrl-Z), the terminal is restored.
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Operator", "on_screen", "write_log"]
 
-# Chunks of keys that wait for a process to take them.
+# Input that waits for a process to read it, in pieces.
 _WAITING_INPUT = 1000
 _FOREGROUND_INTERVAL = 0.2
 
@@ -48,9 +48,9 @@ async def on_screen(
     environ: Mapping[str, str],
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[trio.Nursery]:
-    """Show a model on this terminal during a block, and afterwards what stays of it; give its nursery.
+    """Show a model on this terminal during a block, and afterwards its summary; give its nursery.
 
-    `obey` gives an order to the run, `leave` does what `q` is for: by default, it ends the block.
+    `obey` carries out an order on the run, `leave` is the action of `q`: by default, it ends the block.
     """
     async with trio.open_nursery() as nursery:
         operator = Operator(controls, obey, leave or nursery.cancel_scope.cancel)
@@ -72,22 +72,22 @@ async def on_screen(
 
 
 async def _follow_job_control(screen: Screen) -> None:
-    """Give the terminal back while we are stopped, and take it again when we are in the foreground."""
+    """Restore the terminal while we are stopped, and take it again when we are in the foreground."""
     with trio.open_signal_receiver(signal.SIGTSTP, signal.SIGCONT) as changes:
         async for number in changes:
             screen.restore()
             if number == signal.SIGTSTP:
-                # We may run on for a moment: that we were stopped is known when we are continued.
+                # We may run on for a moment: only when we are continued, it is known that we were stopped.
                 os.kill(os.getpid(), signal.SIGSTOP)
                 continue
-            # Continued by `bg`, we wait for `fg`: a touch of the terminal would stop us again.
+            # Continued by `bg`, we wait for `fg`: a write to the terminal's settings would stop us again.
             while not is_in_foreground():  # noqa: ASYNC110 - no signal tells
                 await trio.sleep(_FOREGROUND_INTERVAL)
             screen.take()
 
 
 class Operator:
-    """Does what keys ask for: `obey` gives an order to the run, `leave` does what `q` is for, at once."""
+    """Carries out the actions of keys: `obey` those on the run; `leave`, called at once, is that of `q`."""
 
     def __init__(
         self, controls: Controls, obey: Callable[[Order], Awaitable[object]], leave: Callable[[], object]
@@ -108,19 +108,19 @@ class Operator:
                 await self._try(partial(self._obey, order))
 
     def soon(self, what: Callable[[], Awaitable[object]]) -> None:
-        """Begin something; if that cannot be done, it is said. Does not wait."""
+        """Begin something; if it fails, the error is shown. Does not wait."""
         if self._nursery is not None:
             self._nursery.start_soon(self._try, what)
 
     def send(self, name: str, data: bytes) -> None:
-        """Send what was typed to a process, in order. Does not wait."""
+        """Send input to a process, in order. Does not wait."""
         try:
             self._typed.send_nowait((name, data))
         except trio.WouldBlock:
             self._controls.say(f"{name} does not read what is typed")
 
     def perform(self, wanted: Order | Act) -> None:
-        """Do what a key asks for. Does not wait."""
+        """Carry out the action of a key. Does not wait."""
         if isinstance(wanted, Order):
             self.soon(partial(self._obey, wanted))
             return
@@ -134,10 +134,10 @@ class Operator:
             case "open":
                 self.soon(partial(open_page, wanted.text))
             case "copy" | "redraw":
-                pass  # the screen's
+                pass  # an action of the screen
 
     async def _try(self, what: Callable[[], Awaitable[object]]) -> None:
-        """Do something, and say if that cannot be done: a process may be gone meanwhile."""
+        """Do something, and show an error: a process may be gone meanwhile."""
         try:
             await what()
         except KeyError as exc:
@@ -154,7 +154,7 @@ class Operator:
 
 
 def write_log(text: str) -> Path:
-    """Write a new file in the current folder, or the one for temporary files; return its path."""
+    """Write a new file in the current folder, or in the one for temporary files; return its path."""
     name = time.strftime("orchestra-%Y%m%d-%H%M%S.log")
     for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):

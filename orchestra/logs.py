@@ -1,6 +1,6 @@
-"""Showing the log of a run as plain lines: as it is, from a moment on, its end, or what is still coming.
+"""Shows the log of a run as plain lines: all of it, from a moment on, its end, or what is still coming.
 
-Not here: writing it (`dashboard/runlog`), which run is meant (`remote`).
+Not here: writing it (`dashboard/runlog`), finding the run (`remote`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["find_log", "follow_log", "moment", "read_log", "show"]
 
-# Seconds between two looks at a log that is followed.
+# Seconds between two reads of a log that is followed.
 _INTERVAL = 0.1
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
 
 
 def moment(text: str) -> datetime:
-    """Read how long ago (``5m``), a time of the last day (``14:30``), or one of ISO 8601; or `ValueError`."""
+    """Parse a duration (``5m``), a time of the last day (``14:30``), or one in ISO 8601; or `ValueError`."""
     now = datetime.now(UTC)
     try:
         if ago := _AGO.match(text):
@@ -55,7 +55,7 @@ def moment(text: str) -> datetime:
 
 
 def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -> Path:
-    """Find the log of a run, or of the last run of the project that a folder is in; else `ConfigError`."""
+    """Find the log of a run, or of the last run of the project in a folder; otherwise `ConfigError`."""
     if state is not None:
         log = newest(Path(state.root), environ, pid=state.pid)
         hint = "It has [run] keep_log = false, or its log cannot be written."
@@ -69,21 +69,21 @@ def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -
 
 
 def read_log(log: Path) -> Iterator[Event | None]:
-    """Give the events of a log that are there, oldest first, then ``None``."""
+    """Give the present events of a log, oldest first, then ``None``."""
     yield from _whole(_older(log))
     yield from _whole(log)
     yield None
 
 
 def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
-    """Give the events of a log, ``None`` after those that are there, and what comes until a run has ended."""
+    """Give the present events of a log, then ``None``, then the new ones until its run has ended."""
     yield from _whole(_older(log))
     file = log.open("rb")
     yield from _events(file)
     yield None
     while True:
         is_over = not is_running(pid)
-        # The file may have become the older half meanwhile: then what is still in it comes first.
+        # The file may have become the older half meanwhile: then the rest of it comes first.
         is_whole = not _is_same(log, file)
         for event in _events(file):
             yield event
@@ -103,7 +103,7 @@ def _older(log: Path) -> Path:
 
 
 def _whole(path: Path) -> Iterator[Event]:
-    """Give all events of a file; none if it is not there."""
+    """Give all events of a file; none if it does not exist."""
     if path.exists():
         with path.open("rb") as file:
             yield from _events(file)
@@ -138,9 +138,10 @@ def show(
     lines: int | None,
     timestamps: bool,
 ) -> int:
-    """Print events as plain lines: those that are there, after ``None`` what is still coming; return 0.
+    """Print events as plain lines: the present ones, and after ``None`` the new ones; return 0.
 
-    Only of these processes, if some are named; none older than `since`, and the last `lines` of those there.
+    Only of these processes, if some are named; none older than `since`, and of the present ones the last
+    `lines`.
     """
     output = _Output()
     printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
@@ -178,7 +179,7 @@ def _is_wanted(event: Event, names: Sequence[str], since: datetime | None) -> bo
 
 
 class _Output:
-    """Standard output, as `PlainPrinter` takes it."""
+    """Standard output, as `PlainPrinter` uses it."""
 
     fd = 1
 

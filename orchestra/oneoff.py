@@ -1,9 +1,9 @@
-"""A command of the user's with the environment, the folder and the ports of a process: ``orchestra exec``.
+"""``orchestra exec``: runs a command with the environment, the folder and the ports of a process.
 
-If the project runs, its run is asked for them: the ports are the real ones. Else they are those that a run
-would have.
+If the project runs, these come from its run, with the real ports. Otherwise they are planned as for a new
+run.
 
-Not here: which run is meant (`remote`), what a child's environment is made of (`config/environment`).
+Not here: finding the run (`remote`), the contents of a child's environment (`config/environment`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["place_of", "replace_us"]
 
-# What marks a child as one of a run: a command that outlives restarts must not be taken for a leftover.
+# The marks of a child of a run: a command that outlives restarts must not be taken for a leftover.
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS", "ORCHESTRA_CHILD")
-# As shells have it.
+# As in shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid: int | None) -> Place:
-    """Find out what a process has, by default the backend, or the first one; or `OrchestraError`.
+    """Find the environment of a process, by default the backend, or the first one; or `OrchestraError`.
 
-    It is one of the run with this `pid`, else of the project that the folder is in, whether that runs or not.
+    It is a process of the run with this `pid`, or of the project in the folder, whether that runs or not.
     """
     try:
         run = choose(environ, folder, pid=pid)
@@ -49,7 +49,7 @@ def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid:
 
 
 def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
-    """Become the command; `ConfigError` if it cannot be run."""
+    """Replace this process by the command; `ConfigError` if it cannot be run."""
     env = {name: value for name, value in place.env.items() if name not in _MARKS}
     try:
         os.chdir(place.cwd)

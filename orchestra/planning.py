@@ -1,7 +1,7 @@
-"""Planning on this machine: what `config.load` has to be told of it, for a new run and for one that goes on.
+"""Makes a plan on this machine, for a new run and for one that goes on: the facts that `config.load` needs.
 
-For a run that goes on, what is its own counts as free: a process keeps its port, the proxy its address, and
-no port is reported as taken by one of our own processes.
+For a run that goes on, its own ports count as free: processes keep their ports, the proxy its address, and no
+port is reported as taken by one of our own processes.
 
 Not here: what follows from another plan (`changing`).
 """
@@ -41,17 +41,17 @@ def load(
     Args:
         procfile: The file; ``None`` for ``Procfile.dev`` or ``Procfile`` in the current folder, or, if it has
             neither, the settings in it, if they define a process.
-        environ: The environment to begin with; this process's by default.
-        only: The processes to run; none means all.
+        environ: The base environment; this process's by default.
+        only: The processes to run; empty means all.
         left_out: The processes not to run.
-        overrides: What beats the settings.
+        overrides: Options that beat the settings.
         running: The plan of a run that is to follow the new one (`Supervisor.change`): its processes keep
             their ports.
-        has_memory: Whether the one address is that of the project's last run, if it may be any and that is
+        has_memory: Whether the one address is that of the project's last run, if it is not set and that is
             known; see `remembered`.
 
     Raises:
-        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
+        ConfigErrors: All errors, each with file and line, the cause, and the next step.
     """
     machine = this_machine(environ, running, has_memory=has_memory)
     return config.load(procfile, machine, only=only, left_out=left_out, overrides=overrides)

@@ -1,23 +1,23 @@
-"""What follows when a file is saved: nothing, other styles in the page, a new page, a restart, another plan.
+"""What follows when a file is saved: nothing, new styles in the page, a new page, a restart, another plan.
 
 | what has changed                                  | what follows                                       |
 |---------------------------------------------------|----------------------------------------------------|
 | code                                              | a restart                                          |
-| code of a server that reloads itself, while it lives | nothing: it does that                           |
-| a template that the program reads again by itself | the pages of the backend are loaded again          |
+| code of a live server that reloads itself         | nothing: the server does it                        |
+| a template that the program reads again by itself | the pages of the backend reload                    |
 | any other template                                | a restart                                          |
-| styles alone                                      | they are swapped in the pages                      |
-| a file that the plan was made from                | the run is planned again                           |
+| only styles                                       | they are swapped in the pages                      |
+| a file that the plan was made from                | the plan is made again                             |
 
-Before a restart the commands of ``before_restart`` are run whose inputs have changed, and those that failed
-the last time. If one fails, the old process goes on. What they write is part of the same change, and so is
-what is saved while they run.
+Before a restart the ``before_restart`` commands run whose inputs have changed, and those that failed the last
+time. If one fails, the old process goes on. Files that they write belong to the same change, and so do files
+that are saved while they run.
 
-Django's server notices a changed template within a second: the pages wait for that.
+Django's server notices a changed template only within a second: the pages wait for that.
 
 A process that has failed, or waits to be started again, is started at once; one that was stopped is left
-alone. A save during a restart leads to another one (`lifecycle`). From the first such restart on the run goes
-on when its processes have failed, as the next save may mend them.
+alone. A save during a restart leads to another one (`lifecycle`). From the first such restart on, the run
+does not end when its processes have failed, as the next save may fix them.
 
 Not here: waiting for changes (`watch`), restarting (`supervision`), pages (`control`).
 """
@@ -47,46 +47,46 @@ __all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
 
 OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 
-# Seconds from the spawn of the processes to the watching: what starts needs the processor more, and a short
-# run imports nothing for it. No change is missed by that.
+# Seconds from the spawn of the processes to the first look at files: processes that start need the CPU more,
+# and a short run imports nothing for it. No change is missed by that.
 _BEGIN_DELAY = 1.0
 # Seconds after which a touch is known at the latest.
 _NOTICED_AFTER = 0.05
-# Paths of one `FilesChanged`.
+# The most paths in one `FilesChanged`.
 _MOST_PATHS = 20
 # Seconds that a command before a restart may take.
 _COMMAND_TIMEOUT = 300.0
-# Seconds after which the files that such commands have written are known to have changed: a burst, twice.
+# Seconds after which changes by such commands are known: a burst, twice.
 _SETTLE_TIME = 0.2
-# Servers that reload themselves say at once that they do; they look once a second at most.
+# Servers that reload themselves report it at once; they look once a second at most.
 _NOTICED_WITHIN = 3.0
-# Processes that are said to reload themselves, once each: a changed plan may bring others.
+# The number of notices about reloading servers, one each: a changed plan may bring others.
 _MOST_EXPLAINED = 100
-# How often such commands are run in a row because their inputs have changed meanwhile: one may write its own.
+# How often such commands run in a row because their inputs have changed meanwhile: one may write its own.
 _MOST_ROUNDS = 3
 
 
 class Pages(Protocol):
-    """The pages that browsers show. None of these waits.
+    """The pages that browsers show. No method waits.
 
     Attributes:
-        expected: Processes that may be restarted: until `settle`, one that is ready reloads nothing.
+        expected: Processes that may be restarted: until `settle`, they cause no reload when they are ready.
     """
 
     expected: set[str]
 
     def reload(self, reason: str) -> object:
-        """Load those of the backend again."""
+        """Reload the pages of the backend."""
 
     def swap_styles(self, names: Sequence[str]) -> object:
         """Load style sheets with these file names again, and nothing else."""
 
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Expect it no longer; reload if it is ready now, unless it is restarted."""
+        """Stop expecting a restart; reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
-    """What follows for one process."""
+    """The effect of changes on one process."""
 
     NOTHING = "nothing"
     SWAP_STYLES = "styles are swapped"
@@ -95,7 +95,7 @@ class Effect(Enum):
 
 
 def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effect:
-    """Decide what follows from changes for a process, which may watch its files, too."""
+    """Decide the effect of changes on a process, which may watch its files itself."""
     kinds = {each.kind for each in changes.files}
     if Kind.CODE in kinds:
         return Effect.NOTHING if reloads_itself and is_alive else Effect.RESTART
@@ -106,7 +106,7 @@ def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effe
 
 
 class Reloading:
-    """Watches the files of a run, and does what follows; `replan` is told which files of the plan changed."""
+    """Watches the files of a run, and reacts to changes; `replan` gets the changed files of the plan."""
 
     def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
         self._plan = plan
@@ -116,17 +116,17 @@ class Reloading:
         self._root = os.path.realpath(run.root)
         self._watched: Mapping[str, Interest] = {}
         self._watching = trio.CancelScope()
-        self._waiting: dict[str, Changes] = {}  # by process: what nothing has followed from yet
+        self._waiting: dict[str, Changes] = {}  # by process: changes without an effect so far
         self._busy: set[str] = set()
         self._failed: dict[str, set[str]] = {}  # by process: the commands that have failed
-        self._changed_at: dict[str, float] = {}  # by process: when something had changed the last time
-        # In Unix time: from when on the next watching has to look; when a burst began that is not over.
+        self._changed_at: dict[str, float] = {}  # by process: when something changed last
+        # In Unix time: the moment from which the next watch has to look; the start of an unfinished burst.
         self._since = 0.0
         self._burst_began: float | None = None
-        self._nursery: trio.Nursery  # there while `run` runs
+        self._nursery: trio.Nursery  # exists while `run` runs
 
     async def run(self, since: float) -> None:
-        """Watch, and do what follows, until this is cancelled; from `since` on, in Unix time."""
+        """Watch files, and react to changes, until cancelled; from `since` on, in Unix time."""
         run, self._since = self._run, since
         async with trio.open_nursery() as self._nursery:
             await run.until(self._has_spawned_all)
@@ -153,16 +153,16 @@ class Reloading:
             for each in self._run.workers.values()
         )
 
-    # --- What is watched ---
+    # --- Which files are watched ---
 
     def _interests(self) -> Mapping[str, Interest]:
         return interests(self._plan(), [each.life.plan for each in self._run.workers.values()])
 
     def _see(self, _event: Event) -> None:
-        """Watch other files when a process has got its role, or the plan is another one."""
+        """Watch other files when a process has got its role, or the plan has changed."""
         if self._interests() != self._watched and not self._watching.cancel_called:
             if self._watched:
-                # What was touched last is lost with this watching: the next one has to find it.
+                # The last touches are lost with this watch: the next one has to find them.
                 self._since = self._now() if self._burst_began is None else self._burst_began
             self._watching.cancel()
 
@@ -170,7 +170,7 @@ class Reloading:
         return self._run.runtime.now().timestamp() - _NOTICED_AFTER
 
     def _spawned(self, names: Iterable[str]) -> Mapping[str, float]:
-        """Say when the children of processes were spawned that are watched now, in Unix time."""
+        """Give the start times of the children of watched processes, in Unix time."""
         ages = {
             name: trio.current_time() - at
             for name in names
@@ -179,7 +179,7 @@ class Reloading:
         return {name: self._now() - age for name, age in ages.items()}
 
     def _explain(self) -> None:
-        """Say it, once, when a backend reloads itself, and what would be faster."""
+        """Emit a notice, once, if a backend reloads itself, with the faster alternative."""
         bus = self._run.bus
         for name, worker in self._run.workers.items():
             plan = worker.life.plan
@@ -188,7 +188,7 @@ class Reloading:
                 hint, most = plan.reloader.hint, _MOST_EXPLAINED
                 bus.notice("reloads-itself", text, level="info", hint=hint, process=name, at_most=most)
 
-    # --- What follows ---
+    # --- Effects ---
 
     def _take(self, batch: Batch) -> None:
         text, hint = batch.warning
@@ -205,6 +205,8 @@ class Reloading:
             if name != RUN:
                 paths = sorted(map(self._shown, changes.files[:_MOST_PATHS]))
                 self._run.bus.emit(FilesChanged(process=name, paths=tuple(paths)))
+            if (worker := self._run.workers.get(name)) is not None:
+                worker.changed.update(each.path for each in changes.files)
             self._waiting[name] = _merged(self._waiting.get(name), changes)
             self._changed_at[name] = trio.current_time()
             if name not in self._busy:
@@ -242,7 +244,7 @@ class Reloading:
         return effect_of(changes, reloads_itself=reloads_itself, is_alive=worker.life.is_alive)
 
     async def _act(self, worker: Worker, changes: Changes) -> bool:
-        """Do what follows for a process; say whether it is to be restarted."""
+        """Carry out the effect on a process; return whether it has to be restarted."""
         plan, state = worker.life.plan, worker.life.state
         match effect := self._effect(worker, changes):
             case Effect.NOTHING if state is State.UNHEALTHY:
@@ -251,7 +253,7 @@ class Reloading:
                 pass
             case Effect.RESTART:
                 return state is not State.STOPPED and await self._prepare(worker, changes)
-            # Pages of a backend that is not ready are loaded again when it is.
+            # If the backend is not ready, its pages reload when it is.
             case Effect.RELOAD_PAGES:
                 if plan.reloader is not None and plan.watch is None:
                     await trio.sleep(plan.reloader.template_delay)
@@ -265,12 +267,12 @@ class Reloading:
         return False
 
     async def _notices_nothing(self, worker: Worker) -> bool:
-        """Wait for a broken server that reloads itself; say whether it has not noticed what was saved last.
+        """Wait for a broken server that reloads itself; return whether it has missed the last save.
 
-        Django's looks at a file that it could not import from a second later on, and at what it is then.
+        Django's looks at a file that it could not import only from a second later on, and compares from then.
         """
         attempt, name = worker.attempt, worker.life.plan.name
-        # Each save puts it off.
+        # Each save restarts the wait.
         while trio.current_time() < (noticed_by := self._changed_at[name] + _NOTICED_WITHIN):  # noqa: ASYNC110
             await trio.sleep_until(noticed_by)
         is_silent = attempt is not None and attempt.symptoms.last_line_at < self._changed_at[name]
@@ -279,7 +281,7 @@ class Reloading:
     # --- Commands before a restart ---
 
     async def _prepare(self, worker: Worker, changes: Changes) -> bool:
-        """Run the commands before a restart; say whether all that had to be run have succeeded."""
+        """Run the commands before a restart; return whether all of them have succeeded."""
         plan = worker.life.plan
         failed = self._failed.setdefault(plan.name, set())
         always = {each.command for each in plan.before_restart if not each.inputs}
@@ -298,7 +300,7 @@ class Reloading:
         return True
 
     def _touched(self, worker: Worker, changes: Changes) -> set[str]:
-        """The commands whose inputs are among what has changed."""
+        """The commands whose inputs have changed."""
         plan = worker.life.plan
         with_inputs = {each.command: each.inputs for each in plan.before_restart if each.inputs}
         if not with_inputs:
@@ -309,7 +311,7 @@ class Reloading:
         return {name for each in changes.files for name in inputs.kinds(str(each.path))}
 
     async def _run_command(self, worker: Worker, wanted: BeforeRestart, failed: set[str]) -> bool:
-        """Run a command; say whether it has succeeded, and show it if not."""
+        """Run a command; return whether it has succeeded, and show its error if not."""
         plan, command, run = worker.life.plan, wanted.command, self._run
         output, env = worker.output.write, run.environment(plan, plan.port)
         error = f"not done after {_COMMAND_TIMEOUT:g} s"

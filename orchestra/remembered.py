@@ -1,17 +1,17 @@
-"""What a run of a project remembers for the next one: its port, and which pages are the frontend's.
+"""What a run of a project stores for the next one: its port, and which pages are the frontend's.
 
-Bookmarks, cookies and OAuth name the port. Of two projects that run at once, the second one moves to another
-port. It has that again the next time, if that is free, whichever is started first then. A second run of the
-same project changes nothing: the next one begins where the first one was. Only a run on the command line
-keeps it, and only of an address that the user has not asked for.
+Bookmarks, cookies and OAuth contain the port. If two projects run at once, the second one gets another port,
+and gets it again the next time if it is free, whichever project is started first then. A second run of the
+same project changes nothing. The port is stored only by a run on the command line, and only if the user has
+not set the address.
 
-A page is the frontend's that the backend did not know and the frontend answered. That decides about waiting
-alone: while the backend is not there, a page that is known to be the frontend's is served at once; a backend
-that is ready is always asked. It outlives the run, because a page is looked at before the backend has
-answered for the first time. On disk there are salted hashes, no paths. They are forgotten when the Procfile,
-the settings or a lock file of the project has changed.
+A page is the frontend's if the backend did not know it and the frontend answered. That matters only for
+waiting: while the backend is down, known pages of the frontend are served at once; a ready backend always
+gets the request. It outlives the run, because pages are opened before the backend has answered for the first
+time. The disk has salted hashes, not paths. They are discarded when the Procfile, the settings or a lock file
+of the project has changed.
 
-Not here: which address is taken (`config/addresses`), when a request falls back (`proxy/route`).
+Not here: choosing the address (`config/addresses`), when a request falls back (`proxy/route`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FrontendPages", "Store", "keep_port", "last_port"]
 
-# Bytes of a file of ours that are read: some times what 1,000 pages take.
+# The most bytes of our files that are read: several times the size for 1,000 pages.
 _MOST_BYTES = 262_144
 
 _T = TypeVar("_T")
@@ -47,14 +47,14 @@ def _file(root: Path, environ: Mapping[str, str], what: str) -> Path:
 
 
 def _read(path: Path, kind: type[_T]) -> _T | None:
-    """Read what an earlier run has kept; ``None`` if there is nothing, or something else."""
+    """Read the file of an earlier run; ``None`` if there is none, or it is not valid."""
     with suppress(OSError, DecodeError):
         return json.decode(read_file(path, most=_MOST_BYTES, flags=os.O_NOFOLLOW), type=kind)
     return None
 
 
 def _keep(path: Path, value: Struct) -> None:
-    """Keep something for the next run. It may fail: then it is not kept."""
+    """Write a file for the next run. If that fails, there is none."""
     with suppress(OSError):
         write_private(path, json.encode(value))
 
@@ -63,20 +63,20 @@ def _keep(path: Path, value: Struct) -> None:
 
 
 class _Kept(Struct, frozen=True):
-    """What is in the file: a port, and the run that had it."""
+    """The contents of the file: a port, and the run that had it."""
 
     port: Annotated[int, Meta(ge=1, le=65535)]
     pid: int
 
 
 def last_port(root: Path, environ: Mapping[str, str]) -> int | None:
-    """Return the port that the last run of the project in `root` had, if that is known."""
+    """Return the port of the last run of the project in `root`, if it is known."""
     kept = _read(_file(root, environ, "address"), _Kept)
     return None if kept is None else kept.port
 
 
 def keep_port(root: Path, environ: Mapping[str, str], port: int) -> None:
-    """Keep the port of this run for the next one."""
+    """Store the port of this run for the next one."""
     path = _file(root, environ, "address")
     kept = _read(path, _Kept)
     if kept is None or kept.pid == os.getpid() or not is_running(kept.pid):
@@ -85,16 +85,16 @@ def keep_port(root: Path, environ: Mapping[str, str], port: int) -> None:
 
 # --- The frontend's pages ---
 
-# Pages that are known at most; then the oldest is dropped.
+# The most pages that are known; then the oldest is dropped.
 MOST_PAGES = 1000
-# Paths whose hash is remembered, so that not each request is hashed.
+# Paths whose hash is cached, so that not each request is hashed.
 _MOST_PATHS = 10_000
 _SETTINGS = ("orchestra.toml", "pyproject.toml")
 _LOCK_FILES = (*LOCKS, "uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
 
 
 class FrontendPages:
-    """The pages that are known to be the frontend's; a hash of `salt` and a path stands for each."""
+    """The pages that are known to be the frontend's, each as a hash of `salt` and its path."""
 
     def __init__(self, salt: bytes | None = None, pages: Iterable[str] = ()) -> None:
         self.salt = secrets.token_bytes(16) if salt is None else salt
@@ -112,7 +112,7 @@ class FrontendPages:
         return self._hash(path) in self._pages
 
     def add(self, path: bytes) -> None:
-        """The frontend has answered for the backend."""
+        """Take note that the frontend has answered for the backend."""
         if not self.has(path):
             self._pages[self._hash(path)] = None
             if len(self._pages) > MOST_PAGES:
@@ -120,7 +120,7 @@ class FrontendPages:
             self.is_changed = True
 
     def drop(self, path: bytes) -> None:
-        """The backend has answered for itself."""
+        """Take note that the backend has answered for itself."""
         if self.has(path):
             del self._pages[self._hash(path)]
             self.is_changed = True
@@ -144,7 +144,7 @@ class Store:
         self._project = _fingerprint(plan.root, plan)
 
     def load(self) -> FrontendPages:
-        """Read what earlier runs have learned, if the project is still the same."""
+        """Read the pages of earlier runs, if the project is still the same."""
         stored = _read(self._path, _Stored)
         if stored and stored.project == self._project and len(stored.salt) == blake2b.SALT_SIZE:
             return FrontendPages(stored.salt, stored.pages[-MOST_PAGES:])
@@ -159,7 +159,7 @@ class Store:
 
 
 def _fingerprint(root: Path, plan: Plan) -> str:
-    """Tell whether Procfile, settings and lock files are the ones of the last run."""
+    """Give a hash of Procfile, settings and lock files, to compare them with those of the last run."""
     folders = dict.fromkeys([root, *(process.cwd for process in plan.processes)])
     files = [root / name for name in _SETTINGS]
     files += [folder / name for folder in folders for name in _LOCK_FILES]

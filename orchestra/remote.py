@@ -1,10 +1,10 @@
-"""Reaching runs of this user from another program: which there are, how they are, and orders for them.
+"""Reaches runs of this user from another program: which there are, their state, and orders to them.
 
-Each run has a unix socket, on which its control app speaks HTTP (`control/app`). A socket that nothing
-accepts on is what a killed run has left, and counts as none. Before anything is sent, the other end is seen
-to be a process of this user.
+Each run has a unix socket, on which its control app speaks HTTP (`control/app`). A socket that does not
+accept connections is left over from a killed run, and is ignored. Before anything is sent, the peer is
+checked to be a process of this user.
 
-Everything here blocks, and needs no trio: a command that asks one question is over in a moment.
+Everything here blocks, and needs no trio, so that a command with one request is fast.
 
 Not here: what is printed (`commands`), what the run does (`control/local`).
 """
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
-# Seconds for an answer: a run is asked for what it knows. For an order it may have to read files again.
+# Seconds for an answer: a run has the answers in memory, but for an order it may read files again.
 _PATIENCE = 10.0
 _ORDER_PATIENCE = 30.0
-# Seconds without an event, and without the sign of life that comes in their place.
+# Seconds without an event, and without the heartbeat that replaces it.
 _SILENCE = 60.0
 _PIECE = 65536
 _HOW_TO_START = "Start one: orchestra run."
@@ -66,7 +66,7 @@ class _Connection(HTTPConnection):
 
 
 class RunningRun:
-    """A run of this user, in any process: its socket, and its state when it was last asked."""
+    """A run of this user, in any process: its socket, and its state at the last request."""
 
     def __init__(self, path: Path, state: RunState) -> None:
         self.path = path
@@ -82,25 +82,25 @@ class RunningRun:
         return Path(self.state.root).resolve()
 
     def refresh(self) -> RunState:
-        """Ask how it is now; `NoRun` if it has ended meanwhile."""
+        """Get its current state; `NoRun` if it has ended meanwhile."""
         self.state = _state(self.path)
         return self.state
 
     def missing(self) -> Sequence[str]:
-        """Ask which processes are not as far as they get."""
+        """Get the processes that are not up yet."""
         _, body = _ask(self.path, "GET", "readyz")
         return [each["process"] for each in msgspec.json.decode(body)["missing"]]
 
     def order(self, **fields: Any) -> int:
-        """Give an `Order`, or `NoRun` if it is refused; return how many processes or pages it is about."""
+        """Send an `Order`, or `NoRun` if it is refused; return how many processes or pages it is for."""
         count: int = msgspec.json.decode(self._post("order", Order(**fields)))["count"]
         return count
 
     def watch(self) -> Iterator[list[Event]]:
-        """Give what has been and then what happens, as it comes, until the run has ended.
+        """Give the past events and then new ones, as they come, until the run has ended.
 
-        `NoRun` if it has ended without saying so: it was killed. Or it sends no more, since it was not
-        listened to: this job was suspended.
+        `NoRun` if the run has ended without its last event: it was killed. Or it has closed the stream,
+        because this job was suspended and did not read.
         """
         with closing(_Connection(self.path)) as connection, _as_no_run():
             connection.request("GET", "/__orchestra__/watch")
@@ -111,7 +111,7 @@ class RunningRun:
             rest, events = b"", list[Event]()
             while not any(isinstance(event, RunEnded) for event in events):
                 data = b""
-                with suppress(OSError, HTTPException, ValueError):  # the last one: of a chunk's size
+                with suppress(OSError, HTTPException, ValueError):  # The last one: of a chunk's size.
                     data = answer.read1(_PIECE)
                 if not data:
                     self.refresh()
@@ -121,7 +121,7 @@ class RunningRun:
                 yield events
 
     def place(self, name: str | None) -> Place:
-        """Ask for the folder and the environment of a process, by default the backend, or `NoRun`."""
+        """Get the folder and the environment of a process, by default the backend, or `NoRun`."""
         if name is not None:
             self.named([name])
         return msgspec.json.decode(self._post("place", name), type=Place)
@@ -133,7 +133,7 @@ class RunningRun:
         return body
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """Give the processes that are meant, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
+        """Give the processes of these names, or `NoRun`: ``web`` means ``web.1`` and ``web.2``, too."""
         known = [each.process for each in self.state.processes]
         found: list[str] = []
         for name in names:
@@ -159,7 +159,7 @@ def find(environ: Mapping[str, str]) -> list[RunningRun]:
 
 
 def _is_suspended(path: Path) -> bool:
-    """Whether the run of a socket does not answer because of Ctrl-Z; Linux tells."""
+    """Whether the run of a socket does not answer because of Ctrl-Z; known on Linux only."""
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{path.name.partition('.')[0]}/stat").read_bytes()
         return status.rpartition(b")")[2].split()[0] in (b"T", b"t")  # proc(5): the state
@@ -167,7 +167,7 @@ def _is_suspended(path: Path) -> bool:
 
 
 def choose(environ: Mapping[str, str], folder: Path, *, pid: int | None = None) -> RunningRun:
-    """Find the run with this pid, else that of the project that a folder is in; `NoRun` if it is unclear."""
+    """Find the run with this pid, otherwise that of the project in a folder; `NoRun` if it is ambiguous."""
     runs = find(environ)
     if pid is not None:
         meant = [run for run in runs if run.state.pid == pid]
@@ -222,7 +222,7 @@ def _as_no_run() -> Iterator[None]:
 
 
 def _known(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Read events, but for those of a later version."""
+    """Decode events, except those of a later version."""
     for line in filter(None, lines):
         with suppress(msgspec.ValidationError):
             yield decode(line)

@@ -1,4 +1,4 @@
-"""What an address means to the system: the places where a socket can connect to it, in order."""
+"""Resolves an address into those that a socket can connect to, in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["LOOPBACK", "connected", "places"]
 
 LOOPBACK = ("127.0.0.1", "::1")
-# Seconds between two attempts at a unix socket whose queue is full: it accepts some in a millisecond.
+# Seconds between two attempts at a unix socket whose queue is full: it accepts some per millisecond.
 _BUSY_PAUSE = 0.01
 
 
 async def places(address: Address) -> list[tuple[int, int, Any]]:
-    """Give family, kind and place of a socket for each place of an address; `OSError` without such a host."""
+    """Give family, type and socket address for each meaning of an address; `OSError` without such a host."""
     if address.scheme == "unix":
         return [(socket.AF_UNIX, socket.SOCK_STREAM, address.host)]
     found: list[tuple[int, int, Any]] = []
@@ -31,7 +31,7 @@ async def places(address: Address) -> list[tuple[int, int, Any]]:
 
 
 async def connected(address: Address) -> trio.socket.SocketType:
-    """Connect to the first of its places that accepts, or `OSError`; a busy unix socket is waited for."""
+    """Connect to the first of them that accepts, or raise `OSError`; a busy unix socket is waited for."""
     failure = OSError(errno.EADDRNOTAVAIL, f"no address for {address.host}")
     for family, kind, place in await places(address):
         sock = trio.socket.socket(family, kind)

@@ -1,9 +1,9 @@
 """Serves an application in production, by Hypercorn: ``orchestra serve myapp:app``.
 
-Nothing is imported that is for development. Several workers are programs of their own, which share the
-sockets; one that ends is replaced, unless it has just been started: then something is wrong with it, and all
-end. A signal (SIGTERM, SIGINT) ends a worker when its requests in flight are answered, or their time is over;
-Hypercorn alone would wait for some of them for ever. A second signal ends it at once.
+Nothing for development is imported. Several workers are processes that share the sockets; one that ends is
+replaced, unless it has just been started: then something is wrong with it, and all end. A signal (SIGTERM,
+SIGINT) ends a worker when its requests in flight are answered, or the grace period is over; Hypercorn alone
+would wait for some of them for ever. A second signal ends it at once.
 
 Not here: how the application is found (`child/application`), how files are served (`asgi/files`).
 """
@@ -46,26 +46,26 @@ __all__ = ["Served", "WorkerClass", "as_asgi", "bound", "serve", "serve_on"]
 
 WorkerClass: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 
-# Seconds for the application's own end, after that of its requests.
+# Seconds for the application's shutdown, after that of its requests.
 _LAST_MOMENT = 5.0
-# Seconds after which a worker that ends is replaced, whatever its exit status; and how many in a row are that
-# were killed before: the system does so if memory is short.
+# Seconds after which a worker that ends is replaced, whatever its exit status; and how many in a row are if
+# they were killed before: the system kills processes if memory is short.
 _LIVED = 10.0
 _MOST_KILLED = 5
-# Seconds between two looks at whether a signal has come.
+# Seconds between two checks for a signal.
 _INTERVAL = 0.1
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What is served.
+    """The target of `serve`, and its options.
 
     Attributes:
         target: ``module:attribute`` or ``module:create()``.
         static: The folder of the built assets, if there is one.
-        static_path: Where they are asked for.
+        static_path: The URL path of the assets.
         spa: The built page, if there is one.
-        api_prefix: Where the application's 404 is never replaced by the page.
-        worker_class: What Hypercorn runs on.
+        api_prefix: Below this path, the application's 404 is never replaced by the page.
+        worker_class: The event loop of Hypercorn.
         grace: Seconds for the requests in flight at the end.
         logs: Write a line for each request.
     """
@@ -84,7 +84,7 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
     """Serve at ``HOST:PORT`` or ``unix:PATH`` until a signal ends it; return the exit status.
 
     Raises:
-        ConfigError: The address cannot be had, or something is not there.
+        ConfigError: The address is not available, or a file is missing.
         OrchestraError: The application has failed to start.
     """
     if not application.is_target(served.target):
@@ -119,7 +119,7 @@ def _listening(address: str, *, is_shared: bool) -> Iterator[Sequence[socket.soc
 
 
 def bound(address: str, *, is_shared: bool = False) -> list[socket.socket]:
-    """Bind the sockets of ``HOST:PORT``, or `ConfigError`: what fails later is the application's fault."""
+    """Bind the sockets of ``HOST:PORT``, or `ConfigError`: later errors are the application's."""
     config = Config()
     config.bind, config.workers = [address], 2 if is_shared else 1
     try:
@@ -162,7 +162,7 @@ def serve_on(
 
 
 def _end_by_signal(grace: float) -> threading.Event:
-    """Return what the first signal sets; a second one, or too long an end, end the process at once."""
+    """Return an event that the first signal sets; a second one, or a timeout, ends the process at once."""
     is_ending = threading.Event()
 
     def give_up() -> None:
@@ -194,7 +194,7 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
 
     framework: Any = app  # Hypercorn's types of messages are narrower
     if worker_class == "trio":
-        trio = import_module("trio")  # only where it is asked for
+        trio = import_module("trio")  # imported only where it is needed
         from hypercorn.trio import serve as serve_on_trio  # noqa: PLC0415
 
         trio.run(partial(serve_on_trio, framework, config, shutdown_trigger=partial(ended, trio.sleep)))
@@ -206,7 +206,7 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
     factory = import_module("uvloop").new_event_loop if worker_class == "uvloop" else None
 
     def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # Connections that are cut off at the end are no news.
+        # Connections that are cut off at the end are expected.
         if not is_ending.is_set():
             loop.default_exception_handler(context)
 
@@ -219,7 +219,7 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
 
 
 def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: int) -> int:
-    """Keep workers running until a signal comes, or one cannot be kept; return the exit status."""
+    """Keep workers running until a signal comes, or one keeps failing; return the exit status."""
     context = get_context("spawn")
     workers: dict[SpawnProcess, float] = {}
     is_ending, code, killed = False, 0, 0
@@ -234,7 +234,7 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
     while workers or not is_ending:
         if len(workers) < count and not is_ending:
             worker = context.Process(target=_work_alone, args=(served, sockets))
-            # A terminal's Ctrl-C is for us alone: workers are told by us.
+            # A terminal's Ctrl-C is for us alone: we stop the workers.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             worker.start()
             signal.signal(signal.SIGINT, end)
@@ -255,7 +255,7 @@ def _serve_by_workers(served: Served, sockets: Sequence[socket.socket], count: i
 
 
 def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
-    """Be a worker: there is no command line that would show what is wrong."""
+    """Be a worker: there is no command line that would show errors."""
     try:
         _work(served, sockets)
     except OrchestraError as exc:
@@ -266,8 +266,8 @@ def _work_alone(served: Served, sockets: Sequence[socket.socket]) -> None:
 
 
 def _load(served: Served) -> App:
-    """Find the application, or `ConfigError`; `OrchestraError` if it cannot be imported, which was shown."""
-    gc.disable()  # as `child/application` does
+    """Find the application, or `ConfigError`; `OrchestraError` if its import fails, which was shown."""
+    gc.disable()  # as in `child/application`
     try:
         found = application.find(served.target)
     except application.WrongSetting as exc:
@@ -282,7 +282,7 @@ def _load(served: Served) -> App:
 
 
 def _with_files(app: App, served: Served) -> App:
-    """Return the application together with its files, if it has some."""
+    """Return the application together with its files, if it has any."""
     if served.static is None and served.spa is None:
         return app
     try:

@@ -1,9 +1,8 @@
-"""The dashboard of a run that is not this program's: a recording, or one that another terminal has started.
+"""Shows on the dashboard a run that is not in this process: a recording, or a run in another terminal.
 
-A recording is shown at its own or another speed: the model is fed as by a run, and the clock of the screen is
-the recording's. Of a run in another terminal, what has been comes first, and so the picture is that of the
-first terminal. A thread reads its events, since a run is reached without trio (`remote`); leaving does not
-wait for it.
+A recording is replayed at its own or another speed: its events feed the model, and its times are the screen's
+clock. A run in another terminal first sends its past events, so the picture is that of the first terminal. A
+thread reads the events, since runs are reached without trio (`remote`); leaving does not wait for it.
 
 Not here: the file (`dashboard/runlog`), what a run sends (`dashboard/feed`), the screen and its keys.
 """
@@ -81,7 +80,7 @@ def replay(path: str, *, speed: float = 1.0) -> int:
 
 
 async def _replay(path: str, speed: float) -> int:
-    # What is wrong with it is said before the screen is taken.
+    # Its errors are reported before the screen is taken.
     events = events_of(path)
     first = next(events, None)
     if first is None:
@@ -108,9 +107,9 @@ async def show(
     has_mouse: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> int:
-    """Show a run that is not this program's on this terminal, until the user leaves; return the exit status.
+    """Show a run of another process on this terminal, until the user leaves; return the exit status.
 
-    `play` feeds the model, and is given what ends the showing; `obey` gives an order to the run.
+    `play` feeds the model, and gets a function that ends this; `obey` carries out an order on the run.
     """
     code = 0
 
@@ -120,7 +119,7 @@ async def show(
             code = 128 + number
             scope.cancel()
 
-    # It gives the terminal back if that accepts nothing at the end, or if we are killed.
+    # It restores the terminal if that accepts nothing at the end, or if we are killed.
     async with guarded(secrets.token_hex()) as guard:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             how = partial(on_screen, has_mouse=has_mouse, environ=os.environ, clock=clock)

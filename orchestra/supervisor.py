@@ -1,14 +1,14 @@
-"""A whole run in one nursery: the processes of a plan and the proxy before them, wired by the bus.
+"""A whole run in one nursery: the processes of a plan and the proxy before them, connected by the bus.
 
-Start: the address is bound before anything is spawned, so that a port that is taken costs nothing; then the
-proxy serves, then the processes are spawned. Stop, whatever asks for it (a cancellation, `stop`, the end of
-the processes, the process that `exit_on` names): the proxy stops accepting and closes its streams, then the
+Start: the address is bound before anything is spawned, so that a taken port is found early; then the proxy
+serves, then the processes are spawned. Stop, whatever the cause (a cancellation, `stop`, the end of the
+processes, the process that `exit_on` names): the proxy stops accepting and closes its streams, then the
 processes are stopped, then `RunEnded` is emitted.
 
-`Supervisor` is what an embedder starts; it prints nothing and installs no signal handler.
+`Supervisor` is the interface for embedders; it prints nothing and installs no signal handler.
 
 Not here: one process (`supervision/worker`), the order of stopping processes (`supervision/run`), how a run
-comes to follow another plan (`changing`).
+changes to another plan (`changing`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = ["Runtime", "Supervisor"]
 
 # How many ports are tried, from the plan's on, for a proxy that may move.
 _PORTS_TO_TRY = 100
-# What stands for all addresses of this machine is none that can be opened.
+# The wildcard addresses, which a browser cannot open.
 _OPENED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound here
 # Events that may wait for a reader: some seconds of a loud process.
 _WAITING_EVENTS = 10_000
@@ -59,7 +59,7 @@ _GRACE = 20.0
 
 
 def _bind(plan: ProxyPlan) -> list[socket.socket]:
-    """Listen for the proxy: at the next free port, if another run has just taken one that it may give up."""
+    """Listen for the proxy: at the next free port, if another run has just taken a port that may move."""
     port = plan.port
     while True:
         try:
@@ -99,24 +99,24 @@ class Supervisor:
 
     Args:
         plan: What to run.
-        sinks: Awaited with all lines of output, in order, before their process may go on writing; with some
-            of one stream at a time.
+        sinks: Awaited with all lines of output, in order, before their process may continue writing; each
+            call has lines of one stream.
         window: The size of the terminals of the processes; without it they have pipes.
-        is_kept_open: Whether `run` goes on when nothing runs any more because something has failed, so that
-            it can be started again; ``"always"``: until it is stopped, whatever happens.
-        reloads: Whether saved files restart processes, and pages of the one address take part in that.
-        is_reachable: Whether programs of this user can reach the run, without `reloads`, too.
-        replan: Reads again what the plan is made of, for a run that follows a certain plan now.
-        runtime: What it needs from outside; tests pass their own.
+        is_kept_open: Whether `run` goes on when no process runs any more because one has failed, so that it
+            can be started again; ``"always"``: until it is stopped, whatever happens.
+        reloads: Whether saved files restart processes, and pages of the one address reload.
+        is_reachable: Whether programs of this user can reach the run, even without `reloads`.
+        replan: Reads the files of the plan again, for a run that follows the given plan now.
+        runtime: Its collaborators; tests pass their own.
 
     Raises:
-        ConfigError: The plan cannot work: a dependency that it does not have, a cycle, an invalid check.
+        ConfigError: The plan is not valid: an unknown dependency, a cycle, an invalid check.
 
     Attributes:
-        ending: Is set when the run has been asked to end.
+        ending: An event that is set when the run was asked to end.
         ended: How the run ended, once it has.
-        recent_requests: Tells again of the requests that have ended last; see `CurrentPlan`.
-        feed: Gives what another terminal needs to show the run, as JSON lines; ``None``: it cannot.
+        recent_requests: Gives the events of the last requests; see `CurrentPlan`.
+        feed: Gives the events for another terminal, as JSON lines; ``None`` if there are none.
         on_screen: Has the guardian restore a terminal's own screen if we are killed; see `Run.on_screen`.
     """
 
@@ -168,10 +168,10 @@ class Supervisor:
         """Run until all processes have ended, or until we are cancelled or stopped.
 
         Args:
-            task_status: `nursery.start` goes on when the proxy serves and the processes are being spawned.
+            task_status: `nursery.start` returns when the proxy serves and the processes are being spawned.
 
         Raises:
-            ConfigError: The address cannot be listened on.
+            ConfigError: The address cannot be bound.
         """
         self._run.phase = Phase.RUNNING
         shield = trio.CancelScope(shield=True)
@@ -197,21 +197,21 @@ class Supervisor:
     async def stop(
         self, name: str | None = None, *, exit_code: int | None = None, reason: str = "stopped"
     ) -> None:
-        """Stop everything, or one process, and wait until nothing is left of that.
+        """Stop everything, or one process, and wait until no process of it is left.
 
         A process is stopped before those that it depends on. All take twice the longest `stop_timeout` at
         most, and some seconds more if a sink does not return.
 
         Args:
             name: The process; by default all of them, and the run with them.
-            exit_code: What `RunEnded` is to say; by default it follows from how the processes ended. The
-                first that is given counts, unless it is 0.
+            exit_code: The exit code in `RunEnded`; by default it follows from those of the processes. The
+                first call counts, unless its code is 0.
             reason: Likewise.
         """
         if name is not None:
             worker = self._run.workers[name]
             worker.stop()
-            # Not until it has ended: it may be started again at once.
+            # Until it has ended: it may be started again at once.
             await self._run.until(lambda: worker.life.state is not State.STOPPING)
             return
         self.end(exit_code=exit_code, reason=reason)
@@ -220,13 +220,13 @@ class Supervisor:
         await trio.lowlevel.checkpoint()
 
     def end(self, *, exit_code: int | None = None, reason: str = "stopped") -> None:
-        """Have everything stop; see `stop`, which waits for it."""
+        """Request the end of everything; see `stop`, which waits for it."""
         if not self.ending.is_set() or (exit_code and not self._exit_code):
             self._exit_code, self._reason = exit_code, reason
             self.ending.set()
 
     def start(self, name: str) -> None:
-        """Start a process again if it has ended, without its failures; `StartError` if the run is over.
+        """Start a process again if it has ended, and reset its failures; `StartError` if the run is over.
 
         Does not wait: `wait_ready` does.
         """
@@ -245,14 +245,14 @@ class Supervisor:
     async def change(self, plan: Plan, *, reason: str = "") -> None:
         """Follow another plan: stop, restart and start only what differs; wait until the old ones are gone.
 
-        The proxy goes on at its address. What cannot change before the next run stays; a `Notice` says so.
+        The proxy goes on at its address. Fields that are fixed for a run stay the same, with a `Notice`.
 
         Args:
             plan: The new one; ``load(..., running=supervisor.plan)`` makes one that keeps the ports.
-            reason: What was changed, in words, for `PlanChanged`.
+            reason: The changed file, in words, for `PlanChanged`.
 
         Raises:
-            ConfigError: The plan cannot work; the old one goes on.
+            ConfigError: The plan is not valid; the old one stays.
             OrchestraError: The run has not begun, or has come to its end.
         """
         await self._current.change(plan, reason)
@@ -265,7 +265,7 @@ class Supervisor:
         return self._development.control.reload(reason, everywhere=True)
 
     async def obey(self, order: Order) -> int:
-        """Begin what a key or another program orders; return how many processes or pages it is about."""
+        """Begin to carry out an order; return how many processes or pages it is for."""
         if order.do == "down":
             self.end(reason="asked to")
             return 0
@@ -288,11 +288,11 @@ class Supervisor:
         self._run.kill()
 
     async def wait_ready(self, names: Iterable[str] | None = None, timeout: float = inf) -> None:  # noqa: ASYNC109
-        """Wait until processes are as far as they get: ready, or running where they have no check.
+        """Wait until processes are up: ready, or running if they have no check.
 
         Args:
             names: The processes to wait for; all by default.
-            timeout: Seconds after which that has failed.
+            timeout: Seconds after which this fails.
 
         Raises:
             StartError: One of them has failed, was stopped, or is not ready in time; with its last lines.
@@ -308,7 +308,7 @@ class Supervisor:
         return tuple(self._run.workers[name].output.tail)
 
     def subscribe(self, observer: Observer, *kinds: type[Event]) -> Callable[[], None]:
-        """Call `observer` with every event (of these kinds) after a snapshot; the result ends that."""
+        """Call `observer` with every event (of these types) after a snapshot; the result unsubscribes it."""
         return self._bus.subscribe(observer, *kinds)
 
     def events(self, *, limit: int = _WAITING_EVENTS) -> AsyncGenerator[Event, None]:
@@ -405,7 +405,7 @@ def _result(plan: Plan, run: Run, asked: int | None, why: str) -> tuple[int, str
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:
-    """Give what the user should know before anything runs, each with its code."""
+    """Give the notices at the start of a run, each with its code."""
     if (proxy := plan.proxy) is not None:
         if proxy.may_move and port != proxy.port:
             text = f"port {proxy.port} has just been taken: the one address has port {port}"
@@ -417,7 +417,7 @@ def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str
                 if (other := sockets.lan_address()) is not None:
                     text += f", at {Address(other, port).url}"
             yield "not-loopback", Note(text, hint=_NOT_LOOPBACK_HINT, level="warning")
-        # Which process is asked for what, and why that one: a wrong guess of ours is seen at once.
+        # Which process each upstream is, and why, so that a wrong guess is seen at once.
         yield "plan", Note(proxy.in_words())
     for note in plan.notes:
         yield "plan", note

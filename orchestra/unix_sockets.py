@@ -1,9 +1,9 @@
-"""Unix sockets: listening on one, where that of the local door is, and which user is at the other end.
+"""Unix sockets: listening on one, the path of the local door's, and which user is at the other end.
 
-A socket that is answered is never replaced, one that is left over always is. The folder is `orchestra` in the
-user's runtime folder (``XDG_RUNTIME_DIR``), else `orchestra-UID` in the folder for temporary files. Any user
-may create something of that name in the latter, so it is used only if it is a folder, no link, and ours; then
-no other user gets into it, and what we do in it is not raced.
+A socket that accepts connections is never replaced, a stale one always is. The folder is `orchestra` in the
+user's runtime folder (``XDG_RUNTIME_DIR``), otherwise `orchestra-UID` in the folder for temporary files.
+There, any user may create a file of that name, so it is used only if it is a folder, not a link, and ours;
+then no other user can enter it, and there are no races in it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["UnixSocket", "bind", "find", "is_live", "listen", "peer_uid"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
-# Sockets of one process, as tests have them, and sockets that are looked at.
+# The most sockets of one process, as tests have them, and of those that are looked at.
 _MOST_NAMES = 100
 # <sys/un.h> of macOS: the level, the option, and `struct xucred` up to its user.
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"), 76
 
 
 def bind(environ: Mapping[str, str], *, pid: int) -> UnixSocket:
-    """Listen on a unix socket of the run of process `pid`, or `OSError` with the path and the cause."""
+    """Listen on a unix socket of the run of process `pid`, or raise `OSError` with the path and the cause."""
     failure: OSError | None = None
     for folder in _folders(environ):
         try:
@@ -50,9 +50,9 @@ def bind(environ: Mapping[str, str], *, pid: int) -> UnixSocket:
 
 
 def find(environ: Mapping[str, str]) -> list[Path]:
-    """Find the sockets that runs of this user may be reached at; nothing may accept there any more.
+    """Find the sockets of this user's runs; some may not accept connections any more.
 
-    Folders that other users get into are passed over.
+    Folders that other users can enter are skipped.
     """
     found: list[Path] = []
     for folder in _folders(environ):
@@ -70,7 +70,7 @@ def _folders(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what killed runs have left: sockets that nothing answers, of processes that are gone."""
+    """Remove the sockets of killed runs: those that do not accept, of processes that are gone."""
     for path in islice(folder.glob("*.sock"), _MOST_NAMES):
         pid = path.name.partition(".")[0]
         with suppress(OSError):
@@ -92,7 +92,7 @@ def _bind_in(folder: Path, pid: int) -> UnixSocket:
 
 
 def peer_uid(sock: socket.socket) -> int | None:
-    """Return the user of the process at the other end; ``None`` if the system does not tell."""
+    """Return the user of the process at the other end; ``None`` if the system does not report it."""
     try:
         if sys.platform == "linux":
             _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -115,7 +115,7 @@ class UnixSocket:
         self._inode = path.lstat().st_ino
 
     def close(self) -> None:
-        """Close it, and remove its file, unless that is another one by now."""
+        """Close it, and remove its file, unless that is another socket's by now."""
         with suppress(OSError):
             if self.path.lstat().st_ino == self._inode:
                 self.path.unlink()
@@ -126,7 +126,7 @@ def listen(path: Path, *, mode: int | None = None) -> UnixSocket:
     """Listen on a unix socket; `mode` is that of its file.
 
     Raises:
-        OSError: That is not possible; ``EADDRINUSE``: it is answered, or something else is there.
+        OSError: It is not possible; ``EADDRINUSE``: the socket is live, or another kind of file is there.
     """
     if not path.is_symlink() and not is_live(path):
         path.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def listen(path: Path, *, mode: int | None = None) -> UnixSocket:
 
 
 def is_live(path: Path) -> bool:
-    """Whether something accepts there. What is not a socket, or cannot be asked, counts as well."""
+    """Whether a socket accepts there. Another kind of file, or one that cannot be checked, counts as well."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(1.0)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -78,6 +79,28 @@ def test_a_save_shows_and_the_same_bytes_do_nothing(project: Project) -> None:
             time.sleep(UNSEEN)
         assert run.stop() == 130
         assert changed(run) == [["words.py"], ["words.py"]]
+
+
+@pytest.mark.parametrize("mode", ["replace", "overlap"])
+def test_two_saves_in_a_second_are_both_seen(project: Project, mode: str) -> None:
+    """Python takes its bytecode for current if the source's second and size are the same."""
+    words = project.folder / "words.py"
+    settings = f"""\
+[process.api]
+restart_mode = "{mode}"
+env = {{ PYTHONDONTWRITEBYTECODE = "" }}
+"""
+    with project.run(settings=settings) as run:
+        second = int(words.stat().st_mtime)
+        assert list((project.folder / "__pycache__").glob("words.*.pyc"))
+        for number, text in enumerate(("two", "six"), start=1):
+            since = len(run.events)
+            saved = project.folder / "words.tmp"
+            saved.write_text(f"TEXT = {text!r}\n")
+            os.utime(saved, ns=(0, second * 1_000_000_000 + number))
+            saved.rename(words)
+            run.state("api", "ready", since=since)
+            assert get(run.url).text == text
 
 
 def test_a_save_while_it_starts_is_not_missed(project: Project) -> None:

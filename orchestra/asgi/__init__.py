@@ -1,9 +1,9 @@
-"""ASGI pieces for applications that are served by another server: uvicorn, Hypercorn, under asyncio or trio.
+"""ASGI pieces for applications that another server serves: uvicorn or Hypercorn, under asyncio or trio.
 
-For development `ViteDevProxy`, which has Vite answer what the application does not know, and the middlewares
-that reload pages; for production `SPA`, which serves what Vite has built.
+For development: `ViteDevProxy`, which forwards to Vite what the application does not know, and middlewares
+that reload pages. For production: `SPA`, which serves the files that Vite has built.
 
-They need anyio, and `SPA` needs Starlette: the extra ``asgi``. Nothing of a run is imported.
+All need anyio, and `SPA` needs Starlette: the extra ``asgi`` has both. Nothing of a run is imported.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ __all__ = [
     "send_reload_signal",
 ]
 
-# Imported when they are used: in production nothing is that is for development.
+# Imported lazily, so that production imports nothing that is for development.
 _HOMES = {"SPA": "files", "ViteDevProxy": "vite"}
 
 

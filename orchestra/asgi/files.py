@@ -1,18 +1,18 @@
-"""Serves what Vite has built, in production: its assets, the files beside its page, and the page itself.
+"""Serves in production what Vite has built: assets, the other files of the folder, and the page itself.
 
-Strategy. A path below `static_path` is looked for in `static_dir` first. For everything else the application
-is asked; a 404 of it to a GET or HEAD outside `api_prefix` is replaced by the file of that name beside the
-page, or by the page if a window would show it, unless it says ``X-Orchestra-Final: 1``. A missing asset stays
-a 404, and so does a `fetch` of what is not there.
+Strategy. A path below `static_path` is looked for in `static_dir` first. Every other request goes to the
+application. If it answers GET or HEAD outside `api_prefix` with 404, the file of that name is served instead
+or, if the request is a navigation, the page; ``X-Orchestra-Final: 1`` in the 404 prevents that. A missing
+asset stays a 404, and so does a `fetch` of a missing path.
 
-What can be served is a regular file whose path, from the folder on, has no link, no empty part and no part
-that begins with a dot; ``.well-known`` (RFC 8615) beside the page is the exception. The folder itself may be
-a link, which is followed once, at the beginning.
+Only regular files are served, and only if no part of their path inside the folder is a link, is empty or
+begins with a dot. The exception is ``.well-known`` (RFC 8615) beside the page. The folder itself may be a
+link, which is resolved once, at the start.
 
-ETag, ``If-Modified-Since`` and ranges are Starlette's. A file that was compressed beforehand (``app.js.br``,
-``.zst``, ``.gz``) is sent to those that accept it. A file with a hash in its name never changes; every other
-one is asked for again each time. Looking at a file, and reading a small one, takes less time than having a
-thread do it, so Starlette's threads read large files alone.
+Starlette handles ETag, ``If-Modified-Since`` and ranges. A file that was compressed beforehand
+(``app.js.br``, ``.zst``, ``.gz``) is sent to clients that accept the coding. Files with a hash in their name
+are cached for a year, all others are revalidated each time. A `stat` and the read of a small file are faster
+than a switch to a thread, so only large files are read in Starlette's threads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _has_hash = re.compile(
     r".*[-.](?=[\w-]*[A-Za-z])(?=[\w-]+[0-9A-Z]|[0-9])([\w-]{8}|[0-9a-f]{8,64})(\.\w+){1,2}"
 ).fullmatch
 _FOREVER, _ASK_AGAIN = "public, max-age=31536000, immutable", "no-cache"
-# What is beside the page of a project's sources.
+# Files that are there only beside the page of a project's sources.
 _SOURCES = ("package.json", "pyproject.toml", ".git")
 
 
@@ -54,14 +54,15 @@ class SPA:
     """An application, and the files of its frontend.
 
     Args:
-        app: The ASGI application that they belong to.
-        static_dir: The folder of the assets, such as ``dist/assets``; ``None``: only what is beside the page.
-        static_path: Where they are asked for.
+        app: The ASGI application.
+        static_dir: The folder of the assets, such as ``dist/assets``; ``None``: only the files beside the
+            page.
+        static_path: The URL path of the assets.
         fallback: The page, such as ``dist/index.html``; ``None``: there is none, and nothing beside it.
-        api_prefix: Where the application's 404 is never replaced.
+        api_prefix: Below this path, the application's 404 is never replaced.
 
     Raises:
-        ConfigError: There is no such folder or file, or it is not what was built.
+        ConfigError: There is no such folder or file, or it is not a build.
     """
 
     def __init__(
@@ -74,14 +75,14 @@ class SPA:
     ) -> None:
         self._app = app
         self._static_path = f"/{static_path.strip('/')}/".replace("//", "/")
-        # Without a prefix there is nothing that is the application's alone.
+        # Without a prefix no path belongs to the application alone.
         self._api = f"{api_prefix.rstrip('/')}/" if api_prefix.strip("/") else "\0"
         self._static = None if static_dir is None else _Files(static_dir)
         self._page = "" if fallback is None else Path(fallback).name
         self._root = None if fallback is None else _root_of(Path(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection, as ASGI has it."""
+        """Serve an ASGI connection."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
@@ -95,7 +96,7 @@ class SPA:
             await instead(scope, receive, send)
 
     async def _ask(self, path: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
-        """Ask the application; return what is sent in place of its answer, which was dropped then."""
+        """Call the application; return the answer to send instead of its own, which was dropped then."""
         found: Response | None = None
 
         async def judge(message: Message) -> None:
@@ -118,10 +119,10 @@ class SPA:
 
 
 def _is_for_a_window(path: str, headers: Headers) -> bool:
-    """Whether a window would show the answer.
+    """Whether the answer is for a window.
 
-    Browsers say so (Fetch Metadata). Programs and robots that take anything mean a page by a path without a
-    suffix. A service worker that passes a navigation on keeps its ``Accept``.
+    Browsers say so (Fetch Metadata). For programs and robots that accept anything, a path without a suffix is
+    a page. A service worker that forwards a navigation keeps its ``Accept``.
     """
     mode, accept = headers.get("sec-fetch-mode"), headers.get("accept", "*/*")
     if path == "/" or mode == "navigate":
@@ -151,7 +152,7 @@ class _Files(StaticFiles):
         self._folder = os.path.realpath(folder)
 
     def find(self, path: str, scope: Scope, *, also: str = "") -> Response | None:
-        """Return the answer with the file at a path; `also` is a first part that may begin with a dot."""
+        """Return the answer with the file at a path; the first part may be `also`, with its dot."""
         parts = path.split("/")
         if any(not part or part.startswith(".") for part in (parts[1:] if parts[0] == also else parts)):
             return None
@@ -196,14 +197,14 @@ class _Files(StaticFiles):
 
 
 class _File(FileResponse):
-    """A file in few pieces, as each costs a thread's turn and a server's; `content` if all was read."""
+    """A file in few pieces, as each costs a thread's turn and a send; `content` if it was read at once."""
 
     chunk_size = _SMALL
     content: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.content is None:
-            # Starlette answers 400 or 206 where RFC 9110 14.2 has a range ignored.
+            # Starlette answers 400 or 206 where RFC 9110 14.2 wants the range ignored.
             asked = Headers(scope=scope).get("range", "").lower()
             if scope["method"] != "GET" or not asked.startswith("bytes="):
                 scope = {**scope, "headers": [each for each in scope["headers"] if each[0] != b"range"]}
@@ -214,7 +215,7 @@ class _File(FileResponse):
 
 
 def _look(path: str) -> os.stat_result | None:
-    """Return what is known of a regular file that is no link; ``None``: there is none."""
+    """Return the metadata of a regular file that is not a link; ``None`` if there is none."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

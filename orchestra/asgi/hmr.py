@@ -1,11 +1,11 @@
-"""Vite's WebSocket, between a browser whose end ASGI has and Vite.
+"""Relays Vite's WebSocket for an ASGI server, which holds the connection to the browser.
 
-The browser's is accepted after Vite has accepted ours, with the same subprotocol; a refusal of Vite's is
-passed on. Frames are decoded, since ASGI has messages; compression is left to the browser's side.
+The browser's WebSocket is accepted after Vite has accepted ours, with the same subprotocol; Vite's refusal is
+passed on. Frames are decoded, because ASGI has messages; only the browser's connection is compressed.
 
-Vite's client polls for a server that is gone only if its connection breaks, and ASGI can only close one in
-an orderly way. So when Vite has gone, the browser's end stays open until Vite is back, and is then told to
-reload, in the words that Vite itself has for that.
+Vite's client polls for a restarted server only if its connection breaks, but ASGI can only close a connection
+in an orderly way. So when Vite has gone, the browser's connection stays open until Vite is back. Then the
+page gets Vite's own message to reload.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["relay"]
 
-# Seconds for Vite to accept it, also while it starts: it never answers what it does not know.
+# Seconds for Vite to accept it, also while Vite starts: it never answers an unknown path.
 _ACCEPT_LIMIT = 15.0
 # Seconds between two looks at whether Vite is back.
 _INTERVAL = 0.5
@@ -55,7 +55,7 @@ _CLOSE_LIMIT = 5.0
 _RELOAD = '{"type":"full-reload"}'
 _CHUNK = 65536
 _GONE = (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ProtocolError)
-# These are ours: the handshake with Vite has its own.
+# These subprotocols are set by us, in our own handshake with Vite.
 _OWN = frozenset({b"host", b"connection", b"upgrade"})
 _NO_STATUS, _ABNORMAL = 1005, 1006
 
@@ -63,7 +63,7 @@ _NO_STATUS, _ABNORMAL = 1005, 1006
 async def relay(
     vite: Vite, head: RequestHead, peer: Peer, *, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Pass a WebSocket on until the browser, which is `peer` and has sent `head`, leaves."""
+    """Relay a WebSocket until the browser, whose address is `peer` and request `head`, disconnects."""
     await receive()  # websocket.connect
     try:
         stream = await vite.connect()
@@ -94,7 +94,7 @@ async def relay(
 
 
 async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Send) -> None:
-    """Pass on that Vite has refused, as far as the server can."""
+    """Relay Vite's refusal, as far as the server can."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return
@@ -104,7 +104,7 @@ async def _refuse(refused: RejectConnection, body: bytes, scope: Scope, send: Se
 
 
 async def _pass_up(end: _ViteEnd, receive: Receive, scope: anyio.CancelScope) -> None:
-    """Pass on what the browser says; when it has left, that is the end."""
+    """Relay the browser's messages to Vite, until the browser disconnects."""
     while (message := await receive())["type"] == "websocket.receive":
         text = message.get("text")
         with suppress(*_GONE):
@@ -116,7 +116,7 @@ async def _pass_up(end: _ViteEnd, receive: Receive, scope: anyio.CancelScope) ->
 
 
 async def _pass_down(end: _ViteEnd, send: Send) -> bool:
-    """Pass on what Vite says; return whether it has closed its end in an orderly way."""
+    """Relay Vite's messages to the browser; return whether Vite has closed its end in an orderly way."""
     parts: list[str | bytes] = []
     try:
         while True:
@@ -140,9 +140,9 @@ async def _pass_down(end: _ViteEnd, send: Send) -> bool:
 
 
 async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
-    """Wait until Vite is back: it answers its own ping, or an old one that has none leaves it open.
+    """Wait until Vite is back: it answers its own ping; an old Vite without one keeps the connection open.
 
-    One that is about to end may still be connected to.
+    A Vite that is about to exit may still accept a connection.
     """
     ping = structs.replace(head, values={**head.values, b"sec-websocket-protocol": b"vite-ping"})
     while True:
@@ -155,7 +155,7 @@ async def _wait_for(vite: Vite, head: RequestHead, peer: Peer) -> None:
 
 
 class _ViteEnd:
-    """Our connection to Vite; `refusal` is the body of one."""
+    """Our connection to Vite; `refusal` is the body of a refused handshake."""
 
     refusal = b""
 
@@ -171,7 +171,7 @@ class _ViteEnd:
             await self._stream.send(self._connection.send(event))
 
     async def next(self) -> Event:
-        """Receive what comes next; pings are answered."""
+        """Receive the next message; pings are answered."""
         while not self._events:
             self._connection.receive_data(await self._stream.receive(_CHUNK))
             for event in self._connection.events():

@@ -1,16 +1,16 @@
-"""Reloads pages from within an application, with the names and the meaning of fastapi-reloader.
+"""Reloads pages from within an application; names and behaviour are those of fastapi-reloader.
 
-`html_injection_middleware` puts orchestra's script into the HTML documents of an application, as the proxy
-of a run does (`control/inject`): while they pass, once, however often the middleware stands in the stack, and
-where a policy allows it. It asks the application for documents that are not compressed, so it may stand on
-either side of a compression. `reloader_route_middleware` answers that script and its connection.
-`auto_refresh_middleware` is both.
+`html_injection_middleware` puts orchestra's script into HTML documents while they pass, as the proxy of a run
+does (`control/inject`): once, even if the middleware is installed twice, and only if the page's policy allows
+it. It requests uncompressed documents from the application, so it may stand on either side of a compression
+middleware. `reloader_route_middleware` serves that script and its WebSocket. `auto_refresh_middleware` is
+both.
 
-A page says how old it is when it connects, and reloads if it is older than this process, or than the last
-`send_reload_signal`. That closes all connections, which a server would otherwise have to wait for; pages
-connect again as soon as there is a server, be it this one or the next.
+A page reports its age when it connects, and reloads if it is older than this process or than the last
+`send_reload_signal`. That function closes all connections, which a server would otherwise have to wait for.
+Pages reconnect as soon as a server is there, this one or the next.
 
-The script and its connection are for pages of the same origin (`control/doors`).
+Only pages of the same origin get the script and its WebSocket (`control/doors`).
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ __all__ = [
 
 _log = logging.getLogger("orchestra")
 
-# In a scope: what is not empty as soon as the document has the script.
+# The key in a scope of a list that is not empty as soon as the document has the script.
 _MARK = "orchestra.script"
 _SERVICE_RESTART, _POLICY_VIOLATION = 1012, 1008
-# They would send a file past us.
+# Extensions by which an application would send a file past this middleware.
 _SHORTCUTS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 
 
 def send_reload_signal() -> None:
-    """Have all pages reload, as soon as there is a server; may be called from any thread."""
+    """Have all pages reload as soon as a server is there; may be called from any thread."""
     _pages.due = time.monotonic()
     for each in tuple(_pages.lives):
         each.end_soon()
 
 
 class _Middleware:
-    """Makes an application of another one; it is also what Starlette has in its list of middlewares."""
+    """Wraps an application; Starlette's list of middlewares takes it, too."""
 
     def __init__(self, make: Callable[[App], App]) -> None:
         self._make = make
@@ -100,11 +100,11 @@ class _Exchange:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
-        # Middlewares may copy a scope; what is in it is then the same.
+        # Middlewares may copy a scope; its values are then the same objects.
         self._done: list[bool] = scope.setdefault(_MARK, [])
         fields: list[tuple[bytes, bytes]] = list(scope["headers"])
         if not any(name.startswith(b"sec-fetch-") for name, _ in fields):
-            # A program that asks for a document gets it as a window does.
+            # A program that asks for a document gets the same as a window.
             fields = [*(field for field in fields if field[0] != b"accept"), (b"accept", b"text/html")]
         try:
             self._head = request_head({**scope, "headers": fields})
@@ -118,7 +118,7 @@ class _Exchange:
             scope["extensions"] = {name: each for name, each in extensions.items() if name not in _SHORTCUTS}
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with the script if it belongs there."""
+        """Forward a message, with the script if it belongs there."""
         if message["type"] == "http.response.start" and not self._done:
             message = self._begin(message)
         elif (
@@ -204,7 +204,7 @@ class _Live:
             _pages.lives.discard(self)
 
     async def _listen(self) -> None:
-        """Hear what the page says of itself, until it leaves."""
+        """Receive the page's report about itself, and wait until the page disconnects."""
         while (message := await self._receive())["type"] == "websocket.receive":
             try:
                 page = read_page(message.get("text") or "")
@@ -240,7 +240,7 @@ class _Routed:
 
 
 def _without_tls(scope: Scope) -> Scope:
-    """Return a scope as the doors know it, which know no TLS."""
+    """Return a scope without TLS, as `doors` has no https."""
     if scope["scheme"] not in ("https", "wss"):
         return scope
     plain = {

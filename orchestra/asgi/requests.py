@@ -1,14 +1,13 @@
-"""What is ASGI's on one side and HTTP/1.1 on the other: heads, the body of a request, and asking Vite.
+"""Converts between ASGI and HTTP/1.1: request heads and bodies, and requests to Vite.
 
-A scope becomes the head that its server has read, which is judged as strictly as one that comes over a
-connection (`proxy/head`). A body is kept as long as it is small enough to be sent a second time.
+The head is rebuilt from the ASGI scope, and checked as strictly as one that comes over a connection
+(`proxy/head`). A body is kept as long as it is small enough to be sent a second time.
 
-Vite is asked on anyio, over one connection a request. Bodies stream both ways; what arrives is passed on
-before more is awaited. While the answer is on its way, a second task sends the request's body and then waits
-for the client to leave, which ends everything. An answer has no limit of time: Vite may take as long as it
-bundles.
+Requests to Vite use anyio, and one connection each. Bodies stream both ways: what has arrived is passed on
+before more is awaited. Meanwhile a second task sends the request's body and then waits for the client to
+disconnect, which ends the exchange. Answers have no time limit: Vite may take as long as it bundles.
 
-Not here: what is decided by them (`proxy/route`), what is asked, and whether the answer counts (`vite`).
+Not here: decisions (`proxy/route`); what is requested, and whether the answer counts (`vite`).
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ __all__ = [
     "request_head",
 ]  # fmt: skip
 
-# The server has dealt with these.
+# The server has handled these already.
 _DEALT_WITH = frozenset({b"expect", b"upgrade"})
 # In an answer, ASGI's servers decide how it is framed.
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-# Requests that have no body, as a rule: HTTP/2 says of no request whether it has one.
+# Methods that usually have no body: HTTP/2 has no field that says whether there is one.
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 _reader = HeadReader()
 
 
 def request_head(scope: Scope) -> RequestHead:
-    """Return the head of a request or a handshake; `BadMessage` if it may not be passed on."""
+    """Return the head of a request or a handshake; `BadMessage` if it may not be forwarded."""
     target: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
@@ -67,27 +66,27 @@ def request_head(scope: Scope) -> RequestHead:
 
 
 def peer_of(scope: Scope) -> Peer:
-    """Return where a request comes from, and our port."""
+    """Return the client's address, and our port."""
     client, server = scope.get("client") or ("127.0.0.1", 0), scope.get("server") or ("", None)
     return Peer(client[0], server[1] or 80)
 
 
 def answer_head(message: Message) -> ResponseHead:
-    """Return the head of an application's answer, as it is judged; how long it is shows later."""
-    # A field may be a list.
+    """Return the head of an application's answer for `route`; the length of the body is not known yet."""
+    # A field may occur several times.
     fields: Headers = [(name, value) for name, value in message.get("headers", ()) if name not in _FRAMING]
     return ResponseHead.of(message["status"], fields)
 
 
 def fields_of(head: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Give the fields of a head that is on its way."""
+    """Give the fields of a head, to be forwarded."""
     for line in head.split(b"\r\n")[1:-2]:
         name, _, value = line.partition(b":")
         yield name, value.strip()
 
 
 def message_of(head: ResponseHead, upstream: str) -> Message:
-    """Return the message that begins an answer of which this is the head."""
+    """Return the message that begins an answer with this head."""
     fields = fields_of(forwarded_response(head, upstream))
     # The server adds a date of its own.
     headers = [(name.lower(), value) for name, value in fields if name.lower() != b"date"]
@@ -95,10 +94,10 @@ def message_of(head: ResponseHead, upstream: str) -> Message:
 
 
 class RequestBody:
-    """The body of one request, which may be asked for twice: up to a limit of bytes it is kept.
+    """The body of one request, which may be read twice: up to a limit, its bytes are kept.
 
     Attributes:
-        is_complete: All of it has come.
+        is_complete: All of it was received.
         is_gone: The client has left.
     """
 
@@ -113,11 +112,11 @@ class RequestBody:
 
     @property
     def can_begin(self) -> bool:
-        """Whether it can be read from its first byte on."""
+        """Whether it can be read from its first byte."""
         return self._size <= self._limit
 
     async def receive(self) -> Message:
-        """Receive what comes next, as ASGI has it, and keep it."""
+        """Receive the next message of ASGI, and keep its bytes."""
         message = await self._receive()
         if message["type"] == "http.request":
             piece = message.get("body", b"")
@@ -132,7 +131,7 @@ class RequestBody:
         return message
 
     async def pieces(self) -> AsyncGenerator[bytes]:
-        """Read it from its first byte on; it ends early if the client leaves."""
+        """Read it from its first byte; it ends early if the client leaves."""
         for piece in tuple(self._kept):
             yield piece
         while not (self.is_complete or self.is_gone):
@@ -156,7 +155,7 @@ class Vite:
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        # `localhost` is one of two addresses, and to look it up takes longer than to connect.
+        # `localhost` is one of two addresses, and looking it up takes longer than connecting.
         self._address = host
 
     def __str__(self) -> str:
@@ -175,7 +174,7 @@ class Vite:
 
 
 class Conversation:
-    """One request to Vite, sent by `peer`, and its answer, over a connection for this alone."""
+    """One request to Vite from the client at `peer`, and its answer, over a connection of its own."""
 
     def __init__(self, stream: SocketStream, head: RequestHead, peer: Peer) -> None:
         self._stream = stream
@@ -187,7 +186,7 @@ class Conversation:
     async def send(self, body: RequestBody) -> None:
         """Send the request, and return when the client has left.
 
-        If Vite stops reading, its answer says why.
+        If Vite stops reading, its answer gives the reason.
         """
         head = self._head
         with suppress(*_GONE):
@@ -202,7 +201,7 @@ class Conversation:
         await body.wait_gone()
 
     async def head(self) -> ResponseHead:
-        """Receive the head of the final answer; `UpstreamError` if there is none that may be passed on."""
+        """Receive the head of the final answer; `UpstreamError` if there is none that may be forwarded."""
         while True:
             end = end_of_head(self._unread)
             if end > MAX_HEAD or (end < 0 and len(self._unread) > MAX_HEAD):
@@ -225,7 +224,7 @@ class Conversation:
                 return head
 
     async def body(self, head: ResponseHead) -> AsyncGenerator[bytes]:
-        """Receive the body of that answer, without framing; `UpstreamError` if it has no end."""
+        """Receive the body of that answer, without framing; `UpstreamError` if it is incomplete."""
         # A body for HTTP/1.0 has no chunks.
         body = answer_body(head, structs.replace(self._head, version=b"1.0"))
         data = self._unread

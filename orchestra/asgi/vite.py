@@ -1,13 +1,13 @@
 """`ViteDevProxy`: an application in development, and Vite for what it does not know.
 
-Strategy. Every decision is that of a run's proxy (`proxy/route`, `proxy/rules`): which of the two is asked
-first, whether a 404 falls back, which answer counts. Here its steps are carried out: to ask the application
-is to call it, to ask Vite is a connection. The application's answer passes as it is sent, unless it may have
-to give way: then it is kept, up to a limit, until Vite has answered.
+Strategy. Every decision is made by the code of a run's proxy (`proxy/route`, `proxy/rules`): which of the two
+gets a request first, whether a 404 falls back, which answer counts. Here the steps are carried out: the
+application is called, Vite is reached over a connection. The application's answer passes as it is sent. Only
+if Vite's may replace it, it is kept, up to a limit, until Vite has answered.
 
-Vite is asked only by requests whose ``Host`` no page of another site can have made up, and its WebSocket is
-opened only to pages of our own origin: who has that socket's token, or Vite's modules, has the sources. All
-of a request is passed on that Vite itself checks. The application decides for itself to whom it answers.
+Requests reach Vite only if their ``Host`` cannot be forged by a page of another site, and Vite's WebSocket
+opens only to pages of our own origin: its token, and Vite's modules, give access to the sources. Headers that
+Vite itself checks are all passed on. The application makes such checks itself.
 
 Not here: connections to Vite (`requests`), its WebSocket (`hmr`).
 """
@@ -56,16 +56,16 @@ _MARK = (b"x-orchestra-upstream", b"backend")
 
 
 class ViteDevProxy:
-    """An ASGI application that has Vite answer what another one does not know.
+    """An ASGI application that asks Vite for what another application does not know.
 
     Args:
         app: The application.
         vite_port: Where Vite listens.
-        vite_host: At which name or address.
+        vite_host: Vite's host: a name or an address.
         api_prefix: Below it a 404 of the application stays one; empty: nowhere.
         backend_prefixes: Likewise.
-        allowed_hosts: Names beside ``localhost``, ``*.localhost`` and addresses that may be used to get at
-            Vite, or ``.example.org`` for all below it.
+        allowed_hosts: Further names for Vite, beside ``localhost``, ``*.localhost`` and addresses, or
+            ``.example.org`` for all below it.
         allowed_origins: Origins beside our own that may open Vite's WebSocket.
     """
 
@@ -84,7 +84,7 @@ class ViteDevProxy:
         self.vite = Vite(vite_host, vite_port)
         given = ["/events", "/ws"] if backend_prefixes is None else backend_prefixes
         prefixes = [each.rstrip("/") for each in (api_prefix, *given)]
-        # Its own paths are those of the middlewares that reload pages.
+        # Our own paths belong to the middlewares that reload pages.
         self._backends = (OWN_PREFIX.decode(), *(f"{each}/" for each in prefixes if each))
         self._plan = ProxyPlan(
             backend=Address("the application", 0),
@@ -99,7 +99,7 @@ class ViteDevProxy:
         self._refused: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a connection, as ASGI has it."""
+        """Serve an ASGI connection."""
         head = self._head_for_vite(scope)
         if head is None:
             await self.app(scope, receive, send)
@@ -161,7 +161,7 @@ class _Exchange:
         self._kept_size = 0
 
     async def run(self) -> None:
-        """Carry out the steps of its route, until it is answered or the client has left."""
+        """Carry out the steps of the route, until the request is answered or the client has left."""
         step: Step | None = self._route.begin(_READY, _READY)
         while step is not None and not self._body.is_gone:
             match step:
@@ -170,7 +170,7 @@ class _Exchange:
                 case Ask():
                     step = await self._ask_vite()
                 case Answer():
-                    # It was kept: any other has been passed on.
+                    # The answer was kept: any other has been sent already.
                     await self._give_kept()
                     return
                 case Fail(error):

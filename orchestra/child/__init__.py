@@ -1,4 +1,4 @@
-"""One child process: spawned, read, asked whether it is ready, and ended with all that it has started.
+"""One child process: spawning it, reading its output, checking its readiness, and ending its process tree.
 
-Nothing is imported here: each module is used by itself, and a run pays only for those that it needs.
+Nothing is imported here: modules are imported one by one, so that a run pays only for those that it needs.
 """

@@ -1,23 +1,22 @@
-"""Serves ``module:attribute``, an ASGI or WSGI application, by Hypercorn; run in the project's interpreter.
+"""Serves ``module:attribute``, an ASGI or WSGI application, by Hypercorn, in the project's interpreter.
 
-Run as a script: ``python3 application.py PLACE --bind ADDRESS APPLICATION``. ADDRESS may have variables in
-it, which are looked up when it serves. The application is looked for in the current folder, then in its
-``src``; ``module:create()`` calls a factory without arguments. What is wrong with the setting is said in one
-line that begins with PLACE, where it stands. What is wrong with the project is left to Python: a traceback,
-without our own frames.
+Run as a script: ``python3 application.py PLACE --bind ADDRESS APPLICATION``. Variables in ADDRESS are
+expanded when it starts to serve. The application is imported from the current folder, then from its ``src``;
+``module:create()`` calls a factory without arguments. A wrong setting is reported in one line that begins
+with PLACE, the setting's position. For errors of the project Python prints its traceback, without our own
+frames.
 
-It has a socket to orchestra, whose descriptor ``ORCHESTRA_CONTROL`` tells: orchestra may spawn it before it
-is to serve, as a spare for the next restart. Each message is one line of JSON:
+It has a socket to orchestra, whose descriptor is in ``ORCHESTRA_CONTROL``: orchestra may spawn it before it
+has to serve, as a spare for the next restart. Each message is one line of JSON:
 
-1. from orchestra, the names of modules. Those of installed packages are imported, the project's never: they
-   would be out of date when they are needed. An import that fails is left to the project.
-2. to orchestra, how many KiB of memory that takes, if there were any.
-3. from orchestra, variables for the environment: from now on it serves. Until then it waits, and ends when
-   orchestra does. If what it has imported has changed on disk meanwhile, it begins again, with nothing
-   imported.
-4. from orchestra, again and again, anything; to orchestra, the installed modules that it has imported so far.
+1. from orchestra: names of modules. Those of installed packages are imported, the project's never: they would
+   be out of date when they are needed. If an import fails, it is left to the project.
+2. to orchestra: how many KiB of memory these imports took, if there were any.
+3. from orchestra: environment variables; from now on it serves. Until then it waits, and exits when orchestra
+   does. If what it has imported has changed on disk meanwhile, it starts over, with nothing imported.
+4. from orchestra, repeatedly: any line; to orchestra: the installed modules that it has imported so far.
 
-Standard library only, and nothing of ours: the interpreter may be another one than orchestra's, and older.
+Standard library only, and nothing of ours: the interpreter may be older than orchestra's.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class WrongSetting(Exception):  # noqa: N818 - it is the setting that is wrong
 
 def main() -> None:
     """Serve until a signal ends it."""
-    # Imports make much and throw nothing away: to look for garbage meanwhile takes a tenth of the time.
+    # Imports allocate much and free nothing: garbage collection meanwhile takes a tenth of the time.
     gc.disable()
     place, _, bind, target = sys.argv[1:]
     with suppress(ValueError):
@@ -133,7 +132,7 @@ def made_by(factory: Any, name: str) -> Any:
 
 
 def kind_of(application: Any) -> Literal["asgi", "wsgi"] | None:
-    """Say what can be called as an application is called, with two or three arguments."""
+    """Tell ASGI from WSGI by the arguments that it can be called with: three or two."""
     if not callable(application) or isinstance(application, type):
         return None
     call = application if inspect.isroutine(application) else application.__call__
@@ -144,7 +143,7 @@ def kind_of(application: Any) -> Literal["asgi", "wsgi"] | None:
 
 
 def takes(call: Callable[..., object], count: int) -> bool:
-    """Whether something can be called with as many arguments; yes if that cannot be known."""
+    """Whether it can be called with so many arguments; yes if that cannot be known."""
     try:
         inspect.signature(call).bind(*range(count))
     except TypeError:
@@ -193,12 +192,12 @@ def serve(application: Any, bind: str, control: socket.socket | None) -> None:
         await hypercorn(never_empty(application) if kind == "wsgi" else application, config, mode=kind)
 
     asyncio.run(run())
-    # What is left of a large program is searched for garbage several times at its end: up to 0.3 s.
+    # At exit, the garbage of a large program is collected several times: up to 0.3 s.
     gc.freeze()
 
 
 def set_up(bind: list[str], grace: float) -> Any:
-    """Make Hypercorn's settings, and have it end in time; `grace` seconds are for requests in flight then."""
+    """Make Hypercorn's settings, and let it end in time: requests in flight have `grace` seconds then."""
     import asyncio  # noqa: PLC0415 - as above
     from urllib.parse import quote  # noqa: PLC0415
 
@@ -206,7 +205,7 @@ def set_up(bind: list[str], grace: float) -> Any:
     from hypercorn.logging import Logger  # noqa: PLC0415
 
     class Log(Logger):
-        """Shows paths as they are sent: a client could end the line with a decoded one, and begin another."""
+        """Logs paths as they are sent: a client could end the line with a decoded one, and begin another."""
 
         def atoms(self, request: Any, response: Any, request_time: float) -> Any:
             shown: Any = {**request, "path": quote(request["path"], safe="/:@!$&'()*+,;=~")}
@@ -216,8 +215,8 @@ def set_up(bind: list[str], grace: float) -> Any:
         if server.is_serving():
             await wait(server)
 
-    # It waits for a server that it has closed before its grace begins: from Python 3.12.1 on, until the last
-    # answer ends (its issue 308).
+    # Hypercorn waits for a closed server before the grace period begins: from Python 3.12.1 on, until the
+    # last answer ends (its issue 308).
     asyncio.Server.wait_closed = wait_closed  # type: ignore[method-assign, assignment]
     config = Config()
     config.bind, config.graceful_timeout, config.accesslog = bind, grace, "-"
@@ -254,7 +253,7 @@ class Installed:
     the project (Django its settings), by a path of ``PYTHONPATH`` or of an editable installation.
 
     Attributes:
-        times: When each file that was found had been changed: afterwards it may be another one.
+        times: The modification time of each file that was found, read before the import.
     """
 
     def __init__(self) -> None:
@@ -287,7 +286,7 @@ def is_of_package(path: str) -> bool:
 def stand_by(number: str) -> socket.socket:
     """Import packages, and wait until it is time to serve.
 
-    `number` is the descriptor of the socket; with ``!`` behind it, it is that time already.
+    `number` is the descriptor of the socket; with ``!`` behind it, it serves at once.
     """
     control = socket.socket(fileno=int(number.rstrip("!")))
     control.set_inheritable(False)
@@ -308,11 +307,11 @@ def stand_by(number: str) -> socket.socket:
 
 
 def preload(names: Iterable[str]) -> dict[str, int]:
-    """Import what can be imported of installed modules; say when their files were changed before that."""
+    """Import installed modules as far as possible; return the modification times of their files."""
     finder = Installed()
     sys.meta_path.insert(0, finder)
     for name in names:
-        with suppress(Exception, SystemExit):  # whatever a package does when it is imported too early
+        with suppress(Exception, SystemExit):  # A package may do anything when it is imported too early.
             importlib.import_module(name)
     sys.meta_path.remove(finder)
     return finder.times
@@ -329,13 +328,13 @@ def packages() -> dict[str, str]:
 
 
 def stamps() -> dict[str, int]:
-    """Say when each file and folder was changed that a spare depends on."""
+    """Give the modification times of all files and folders that a spare depends on."""
     folders = [each for each in sys.path if os.path.basename(each) in PACKAGE_FOLDERS]  # noqa: PTH119
     return times_of((sys.executable, *folders, *packages().values()))
 
 
 def times_of(paths: Iterable[str]) -> dict[str, int]:
-    """Say when each file or folder was changed; what is gone has no time."""
+    """Give the modification times of files and folders; a missing one has no time."""
     times = {}
     for path in paths:
         with suppress(OSError):
@@ -352,7 +351,7 @@ def memory() -> int:
 
 
 def answer(control: socket.socket) -> None:
-    """Tell which installed modules have been imported, if orchestra asks; it does not when it has ended."""
+    """Send the installed modules that were imported, when orchestra asks; it does not once it has ended."""
     control.settimeout(ANSWER_TIMEOUT)
     with suppress(OSError):
         if control.recv(64):

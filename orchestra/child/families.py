@@ -1,9 +1,8 @@
-"""Whether anything of a child still lives: one scan of the process table answers all that ask at once.
+"""Whether any process of a child still lives: one scan of the process table answers all requests at once.
 
-Many children end together, and for each it has to be known that nothing of it is left. Requests that come
-while a scan is running share the next one, in a worker thread; so the cost of stopping grows with the number
-of processes, not with its square. A scan that began before the request does not answer it: a process may have
-been forked since.
+Many children end together, and for each we have to know that no process is left. Requests that arrive during
+a scan share the next one, in a worker thread, so the cost of stopping grows with the number of processes, not
+with its square. A scan that began before a request cannot answer it: a process may have been forked since.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["Families", "SharedLook", "family_of"]
 _Key = TypeVar("_Key")
 _Found = TypeVar("_Found")
 
-# The variables that tell what a process belongs to; the last only where two of one name may live at once.
+# The variables that mark the members of a child; the last only where two children of one name may overlap.
 _MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
 _EXTRA_MARK = "ORCHESTRA_CHILD"
 # The pause after a scan, as a multiple of its time: scanning never takes more than a third of a core.
@@ -45,7 +44,7 @@ class SharedLook(Generic[_Key, _Found]):
     """A scan of the system that answers all requests made before it begins.
 
     Args:
-        look: Takes the keys that are asked for and returns what it found of them; runs in a worker thread.
+        look: Takes the requested keys and returns what it found for them; runs in a worker thread.
         pause: Seconds at least from the end of one to the beginning of the next.
     """
 
@@ -61,7 +60,7 @@ class SharedLook(Generic[_Key, _Found]):
         batch = self._next
         batch.keys.append(key)
         async with self._turn:
-            if batch.found is None:  # the first that gets here looks for all
+            if batch.found is None:  # The first one to get here scans for all.
                 await trio.sleep_until(self._not_before)
                 self._next = _Batch()
                 begun = trio.current_time()
@@ -86,11 +85,11 @@ class Families:
         self._scan = SharedLook(_find)
 
     async def is_alive(self, family: Family) -> bool:
-        """Whether anything of a family lives, or it cannot be known; its members hear `Family.signal`."""
+        """Whether any process of a family lives, or it is not known; members get their `Family.signal`."""
         return await self._scan.ask(family) is not None
 
     async def until_gone(self, family: Family) -> None:
-        """Wait until nothing of a family lives."""
+        """Wait until no process of a family lives."""
         pause = _FIRST_PAUSE
         while await self.is_alive(family):
             await trio.sleep(pause)

@@ -1,7 +1,7 @@
-"""Our end of the guardian: start it, report our children to it, end it.
+"""Our end of the guardian: starts it, reports our children to it, ends it.
 
-The guardian (`guardian.py`, a process of its own) ends what we leave behind if we are killed. Telling it is a
-short write to a pipe and never waits: a guardian that is gone costs its protection, not the run.
+The guardian (`guardian.py`, a process of its own) ends our children if we are killed. A report is a short
+write to a pipe that never blocks: if the guardian is gone, the run loses its protection, and goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EXIT_TIMEOUT = 2.0
 
 
 class Guard:
-    """Tells the guardian what it has to know; `guardian.py` explains each report."""
+    """Reports to the guardian; `guardian.py` explains each report."""
 
     def __init__(self, pipe: FdStream) -> None:
         self._pipe = pipe
@@ -42,11 +42,11 @@ class Guard:
         self._say(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
 
     def emptied(self, family: Family) -> None:
-        """Report that nothing is left of a child: its pid may be used again."""
+        """Report that no process of a child is left: its pid may be used again."""
         self._say(f"- {family.leader}")
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Report the terminal that shows the dashboard (`None`: none), and bytes that give it back."""
+        """Report the terminal that shows the dashboard (`None`: none), and the bytes that restore it."""
         self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
     def _say(self, report: str) -> None:
@@ -56,7 +56,7 @@ class Guard:
 
 @asynccontextmanager
 async def guarded(run_id: str) -> AsyncIterator[Guard]:
-    """Have a guardian that ends the processes of a run if we are killed; `OrchestraError` without one."""
+    """Run a guardian that ends the processes of a run if we are killed; `OrchestraError` without one."""
     try:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-I", "-S", str(_SCRIPT), run_id, str(os.getpid())],
@@ -64,7 +64,7 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
             stdout=DEVNULL,
             stderr=DEVNULL,
             cwd="/",
-            # Without the mark of a run that we ourselves may be part of.
+            # Without the mark of a run that we ourselves may belong to.
             env={name: value for name, value in os.environ.items() if name != "ORCHESTRA_RUN"},
             start_new_session=True,
         )

@@ -1,26 +1,27 @@
-"""The guardian: a small process beside orchestra that ends what it would leave behind, should it be killed.
+"""The guardian: a small process beside orchestra that ends what is left behind if orchestra is killed.
 
-It is started before the first child, in a session of its own, and is told of each child on its standard
-input, one report a line:
+It is started before the first child, in a session of its own, and reads reports from its standard input, one
+a line:
 
 ``+ PID SIGNAL SECONDS MARKS``
     A child was spawned: its leader, its stop signal and stop timeout, its marks (hexadecimal).
 ``- PID``
-    Nothing is left of it.
+    No process of it is left.
 ``screen BYTES PATH``, ``screen``
-    A terminal shows the dashboard, and these bytes (hexadecimal) give it back; it has been given back. One
-    that accepted nothing at the end of orchestra is given back when it does again.
+    A terminal shows the dashboard, and these bytes (hexadecimal) restore it; it has been restored. A terminal
+    that is stopped when orchestra ends is restored as soon as it accepts output again.
 ``bye``
-    A proper end.
+    An orderly end.
 
-When orchestra is gone without that (its end of the pipe is closed, or it has ended itself, whichever is seen
-first), every family that is left gets its stop signal, and SIGKILL after its stop timeout. On Linux so does
-what has the run's mark and belongs to no family: a child that was spawned but not reported any more.
+When orchestra is gone without ``bye`` (its end of the pipe is closed, or its process has ended, whichever is
+noticed first), every remaining family gets its stop signal, and SIGKILL after its stop timeout. On Linux so
+does every process that has the run's mark and belongs to no family: a child that was not reported yet.
 
-A process whose number was used again is not signalled: it is known by its number and by when it started.
+A process is identified by its number and its start time, so a process that has got the same number later is
+never signalled.
 
 Run as a script: ``python -I -S guardian.py RUN_ID ORCHESTRA_PID``. Standard library only, and of ours only
-the process table: it is there for as long as orchestra is, so it has to be small.
+the process table: it lives as long as orchestra does, so it has to be small.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from contextlib import suppress
 TYPE_CHECKING = False  # as in `table`
 if TYPE_CHECKING or __package__:
     from orchestra.child import table
-else:  # a script under -I sees nothing of its folder, and the package would bring the world with it
+else:  # A script under -I does not see its folder, and importing the package would load far too much.
     sys.path.append(os.path.dirname(__file__))  # noqa: PTH120 - no pathlib here
     import table
 
@@ -44,7 +45,7 @@ else:  # a script under -I sees nothing of its folder, and the package would bri
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What stops a process that was not reported: the defaults of orchestra.
+# The stop signal and timeout of a process that was not reported: orchestra's defaults.
 USUAL_SIGNAL, USUAL_TIMEOUT = signal.SIGTERM, 5.0
 # Seconds after SIGKILL: a process that is still there then cannot be ended by us.
 AFTER_KILL = 2.0
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) -> bool:
-    """Keep `children`, by leader, and `screens`, by path, until orchestra is gone; was that a proper end?"""
+    """Keep `children`, by leader, and `screens`, by path, until orchestra is gone; was it ``bye``?"""
     unread = b""
     is_gone = wait_for(parent)
     while True:
@@ -102,7 +103,7 @@ def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) 
 
 
 def made_of(leader: int, marks: bytes = b"") -> table.Family:
-    """Make a family of what was reported; its leader has just been spawned, and may be gone again."""
+    """Make a family of a report; its leader has just been spawned, and may be gone again."""
     started = ""
     with suppress(OSError):
         started = getattr(table.read(leader), "started", "gone")
@@ -111,7 +112,7 @@ def made_of(leader: int, marks: bytes = b"") -> table.Family:
 
 
 def wait_for(parent: int) -> Callable[[], bool]:
-    """Make a function that waits for a report or for the end of `parent`, and returns whether it was that."""
+    """Make a function that waits for a report or the end of `parent`, and returns whether it was a report."""
     with suppress(OSError):
         if sys.platform == "linux":
             poll, descriptor = select.poll(), os.pidfd_open(parent)
@@ -124,7 +125,7 @@ def wait_for(parent: int) -> Callable[[], bool]:
             exits = select.kevent(parent, select.KQ_FILTER_PROC, once, select.KQ_NOTE_EXIT)
             queue.control([exits, select.kevent(0, select.KQ_FILTER_READ, select.KQ_EV_ADD)], 0)
             return lambda: any(event.filter == select.KQ_FILTER_PROC for event in queue.control(None, 2))
-    # It has ended already, or the system is too old to tell: the pipe's end does.
+    # It has ended already, or the system is too old to report it: then the pipe's end does.
     return lambda: not select.select([0], [], [])[0]
 
 
@@ -142,7 +143,7 @@ def is_held() -> bool:
 
 
 def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
-    """Show a terminal's own screen and cursor again (not its modes); false: it accepts nothing now."""
+    """Restore a terminal's own screen and cursor (not its modes); false: it accepts no output now."""
     with suppress(OSError):
         terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
@@ -164,7 +165,7 @@ def clean_up(children: list[Child]) -> None:
     while time.monotonic() < last:
         try:
             left = table.find(families)
-        except OSError:  # the system does not tell: ask again
+        except OSError:  # The system refuses the process table: try again.
             time.sleep(PAUSE)
             continue
         if not left and is_last:

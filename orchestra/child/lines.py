@@ -1,11 +1,11 @@
-r"""From the bytes that a child writes to the lines that people read.
+r"""Turns the bytes that a child writes into the lines that people read.
 
-Lines end at ``\n``; of one that was drawn over and over, what is visible in the end is left (`row`). Bytes
-that are no UTF-8 become U+FFFD. Of all control sequences only colours (SGR, ECMA-48 8.3.117) pass: a child
-must not move our cursor, clear our screen or set our title.
+Lines end at ``\n``; of a line that was drawn repeatedly, the final appearance is kept (`row`). Bytes that are
+not UTF-8 become U+FFFD. Of all control sequences only colours (SGR, ECMA-48 8.3.117) pass: a child must not
+move our cursor, clear our screen or set our title.
 
-Nearly all lines are text and colours alone: they are passed on as they are, and cost no more than the look
-for anything else. A line is split only if it is longer than `LONGEST_LINE`.
+Nearly all lines consist of text and colours: after one search for anything else they are passed on unchanged.
+A line is split only if it is longer than `LONGEST_LINE`.
 
 Pure: bytes in, text out.
 """
@@ -20,13 +20,13 @@ from orchestra.child.row import LONGEST_LINE, MOST_PARAMETERS, Row
 __all__ = ["LineSplitter", "clean", "without_colours"]
 
 _SGR = re.compile(r"\x1b\[[0-9;:]*m")
-# Bytes that lines of plain text do not have; the last begins U+0080 to U+009F in UTF-8.
+# Bytes that plain text does not contain; the last begins U+0080 to U+009F in UTF-8.
 _NOT_PLAIN = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F, 0xC2])
 # What makes a line more than text and colours.
 _MOVES = re.compile(rf"\x1b(?!\[[0-9;:]{{0,{MOST_PARAMETERS}}}m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]")
-# What may still turn out to be a colour, or a line's end.
+# A beginning that may still turn out to be a colour, or a line's end.
 _UNFINISHED = re.compile(rf"(?:\x1b(?:\[[0-9;:]{{0,{MOST_PARAMETERS}}})?|\r)\Z")
-# Characters of a prompt or a progress bar, with all its colours. More is data that is still on its way.
+# Characters of a prompt or a progress bar, with all its colours. A longer text is unfinished data.
 _LONGEST_PARTIAL = 8192
 
 
@@ -44,14 +44,14 @@ def without_colours(line: str) -> str:
 
 
 class LineSplitter:
-    """Collects the bytes of one stream and gives back whole lines.
+    """Collects the bytes of one stream and returns whole lines.
 
-    Work is linear in the bytes, and memory holds one line: after `longest` characters it becomes several.
+    Work is linear in the bytes, and memory holds one line, which is split after `longest` characters.
     """
 
     def __init__(self, *, longest: int = LONGEST_LINE) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        # The line that has no end yet: text and colours, then perhaps half a sequence; or drawn in a row.
+        # The unfinished line: text and colours, then perhaps half a sequence; or a row that is drawn.
         self._begun: list[str] = []
         self._size = 0
         self._unfinished = ""
@@ -64,7 +64,7 @@ class LineSplitter:
         self._row.columns = columns
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Take the next bytes; return the lines that they have completed, without their ends."""
+        """Take the next bytes; return the lines that are complete now, without their ends."""
         *whole, rest = self._decode(chunk).split("\n")
         lines: list[str] = []
         if whole:
@@ -79,7 +79,7 @@ class LineSplitter:
         return lines
 
     def partial(self) -> str:
-        """Return the beginning of the line that has no end yet; nothing if it is too long to be a prompt."""
+        """Return the beginning of the unfinished line; empty if it is too long for a prompt."""
         if self._is_drawn:
             text = self._row.text()
             return text if len(text) <= _LONGEST_PARTIAL else ""
@@ -89,7 +89,7 @@ class LineSplitter:
         return self._begun[0]
 
     def close(self) -> list[str]:
-        """Return what is left: the last line, if it had no end and shows anything."""
+        """Return the rest: the last line, if it had no end and shows anything."""
         return [*self._continue(self._decode(b"", True)), *filter(None, self._end())]
 
     def _whole(self, text: str) -> list[str]:
@@ -99,7 +99,7 @@ class LineSplitter:
         return [line]
 
     def _continue(self, text: str) -> list[str]:
-        """Add to the line; return what has become whole lines by that."""
+        """Add to the line; return the lines that are complete now."""
         text = self._unfinished + text
         if self._is_drawn:
             return self._row.write(text)

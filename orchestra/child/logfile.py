@@ -1,9 +1,9 @@
-"""A process's output in a file: every whole line, rotated by size.
+"""Writes a process's output to a file: every whole line, rotated by size.
 
-``web.log`` is the newest; when the next line would make it larger than it may be, it becomes ``web.log.1``,
-that one ``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits until they are in
-the file (though not on the disk), so that nothing piles up. A file that cannot be written to any more (a full
-disk) raises OSError once, and then takes nothing: the run matters more than its log.
+``web.log`` is the newest; when the next line would make it too large, it becomes ``web.log.1``, that one
+``web.log.2``, and so on. Lines are appended in a worker thread, and `write` waits until they are in the file
+(though not yet on the disk), so that no backlog builds up. If the file cannot be written to any more (a full
+disk), `write` raises OSError once and then discards everything: the run matters more than its log.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LogFile:
         self._lock = trio.Lock()
 
     async def write(self, lines: Sequence[str]) -> None:
-        """Append lines; `OSError`, which names the file, the first time that it cannot be written to."""
+        """Append lines; `OSError`, which names the file, the first time that this fails."""
         await self.append([f"{line}\n".encode("utf-8", "replace") for line in lines])
 
     async def append(self, lines: Sequence[bytes]) -> None:
@@ -57,7 +57,7 @@ class LogFile:
                     raise OSError(exc.errno, exc.strerror, str(exc.filename or self._path)) from exc
 
     async def aclose(self) -> None:
-        """Close the file when what is being written has been."""
+        """Close the file after the write that is in progress."""
         try:
             await self._lock.acquire()
             self._lock.release()
@@ -67,7 +67,7 @@ class LogFile:
     def close(self) -> None:
         """Close the file; it may be written to again."""
         if self._file is not None:
-            with suppress(OSError):  # what could not be written has been reported by `write`
+            with suppress(OSError):  # `write` has reported a failure already.
                 self._file.close()
             self._file = None
 

@@ -1,7 +1,7 @@
-"""Reaping orphans: what orchestra has to do when it is process 1, as it can be in a container.
+"""Reaps orphans: necessary when orchestra is process 1, as it can be in a container.
 
 A process whose parent has ended becomes a child of process 1, and stays a zombie until process 1 waits for
-it. Each orphan is waited for by its pid: to wait for any child would take exit statuses away from trio.
+it. Each orphan is waited for by its pid: waiting for any child would take exit statuses away from trio.
 
 Only the command line does this: an embedder may have other children, which are not ours to reap.
 """

@@ -1,17 +1,17 @@
-"""One question to one process: is it there? An attempt either succeeds or says why it did not.
+"""One probe of one process: does it answer? An attempt either succeeds or says why it did not.
 
-The HTTP question is one plain ``GET`` on a connection of its own. Where nothing else is asked for, any answer
-will do, ``500`` included: it shows that the server, not just its socket, is at work (the parent of ``uvicorn
---reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required`` will not:
-that socket is for WebSockets alone, as that of Nuxt's HMR. A server that expects TLS says so in its answer to
-the plain question: an alert, no answer, or words. It is asked once more, over TLS.
+The HTTP probe is one plain ``GET`` on a connection of its own. Unless the check says otherwise, any answer
+counts, ``500`` included: it shows that the server works, not just its socket (the parent of
+``uvicorn --reload`` accepts connections while its app cannot even be imported). Only ``426 Upgrade Required``
+does not count: such a socket serves nothing but WebSockets, as Nuxt's HMR socket. A server that expects TLS
+shows it in its reaction to plain HTTP: an alert, no answer, or an error text. Then it is probed over TLS.
 
-`identify` tells Vite from other servers, whatever started it: ``/@vite/client`` is answered with JavaScript.
-It is asked for as a script: Vite 2 has it for nothing that accepts pages. Below a base (``/app/``, Nuxt's
-``/_nuxt/``) it is where ``/`` redirects to, or where the page refers to. A page that loads files below
-``/_next/`` is Next.js's. Any other HTTP answer is that of another server.
+`identify` recognises Vite, whatever started it: ``/@vite/client`` is answered with JavaScript. The request
+looks like one for a script, because Vite 2 serves that path to nothing that accepts pages. Below a base
+(``/app/``, Nuxt's ``/_nuxt/``), the path is where ``/`` redirects to, or where the page refers to. A page
+that loads files below ``/_next/`` is Next.js's. Any other HTTP answer means another server.
 
-Not here: how often, which sockets, and what follows from it (`readiness`, `supervision/roles`).
+Not here: when sockets are probed, which ones, and what follows (`readiness`, `supervision/roles`).
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ __all__ = [
     "tcp_answer",
 ]
 
-# Long, because the question is asked one at a time: a first request may compile, migrate or connect.
+# Long, because a probe is the only one in flight: a first request may compile, migrate or connect.
 HTTP_TIMEOUT = 10.0
 _TCP_TIMEOUT = 1.0
 _EXEC_TIMEOUT = 10.0
-# Nothing is held up by it, and a first request may take longer than most.
+# Nothing waits for it, and a first request may take longer than others.
 _IDENTIFY_TIMEOUT = 60.0
-# How long the rest of an answer is waited for, when its beginning is there.
+# Seconds for the rest of an answer after its beginning.
 _REST_TIMEOUT = 2.0
-# A client that hangs up before the end of a short answer is logged as one.
+# Some servers log a client that hangs up before the end of a short answer.
 _LINGER = 0.2
-# Enough for the head of a page, where its first script is.
+# Enough for the head of a page, with its first script.
 _MAX_BYTES = 65536
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
-# A status line is complete with its first blank behind the status.
+# A status line is complete with the blank after the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
-# What a browser's window accepts.
+# The ``Accept`` of a browser's window.
 _PAGES = "text/html, */*"
-# What Go's server, nginx and Apache write to a client that does not use TLS.
+# Answers of Go's server, nginx and Apache to a client that does not use TLS.
 _WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
 _CLIENT = "/@vite/client"
 _REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
@@ -74,11 +74,11 @@ _NEXT = b'"/_next/'
 
 
 class Reply(NamedTuple):
-    """What came back.
+    """An answer.
 
     Attributes:
-        received: All that has come, head included, up to 64 KiB.
-        at: Where it was asked, with the scheme by which it answered.
+        received: The bytes received, head included, up to 64 KiB.
+        at: The address of the probe, with the scheme by which it answered.
     """
 
     received: bytes
@@ -92,7 +92,7 @@ class Reply(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """What has come behind the head."""
+        """The part of the body that was received."""
         return self.received.partition(b"\r\n\r\n")[2]
 
     def field(self, name: str) -> str:
@@ -103,23 +103,23 @@ class Reply(NamedTuple):
 
     @property
     def is_script(self) -> bool:
-        """Whether a script has come."""
+        """Whether the answer is a script."""
         return self.status == 200 and "javascript" in self.field("content-type")
 
     @property
     def is_enough(self) -> bool:
-        """Whether it is whole or long: hand-written servers keep the connection open after an answer."""
+        """Whether it is complete or long enough: some servers keep the connection open after an answer."""
         length = self.field("content-length")
         is_whole = b"\r\n\r\n" in self.received and length.isdecimal() and len(self.body) >= int(length)
         return is_whole or len(self.received) >= _MAX_BYTES
 
 
 class Answer(NamedTuple):
-    """What an answer is worth.
+    """The result of a probe.
 
     Attributes:
-        missing: What was wrong, in words; empty: nothing.
-        is_unfit: Whether this socket is for something else than HTTP: no later answer is going to do.
+        missing: What was wrong, in words; empty if the probe succeeded.
+        is_unfit: Whether this socket does not serve HTTP, so that later probes would fail, too.
     """
 
     missing: str
@@ -128,7 +128,7 @@ class Answer(NamedTuple):
 
 
 async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: float = HTTP_TIMEOUT) -> Answer:
-    """Ask for a path and wait for the beginning of an answer, `within` so many seconds."""
+    """Request a path and wait for the beginning of an answer, for `within` seconds."""
     try:
         reply = await http_get(at, check.path, within=within, rest=_LINGER)
     except trio.TooSlowError:
@@ -147,10 +147,10 @@ async def http_answer(at: Address, *, check: HttpCheck = _ANY_ANSWER, within: fl
 
 
 async def http_get(at: Address, path: str, *, within: float, rest: float, accept: str = _PAGES) -> Reply:
-    """Ask for a path, and hang up; over TLS, too, if what answers seems to expect that.
+    """Request a path, and hang up; over TLS, too, if the server seems to expect that.
 
-    The beginning of an answer may take `within` seconds (else `trio.TooSlowError`), what follows it `rest`
-    more; `OSError`: no connection, or nothing comes by it.
+    The beginning of an answer may take `within` seconds (otherwise `trio.TooSlowError`), the remainder `rest`
+    more; `OSError`: no connection, or no bytes arrive.
     """
     until = trio.current_time() + within
     failure: OSError | None = None
@@ -199,14 +199,14 @@ async def _dial_for_http(at: Address) -> trio.abc.Stream:
     stream = trio.SocketStream(await connected(at))
     if at.scheme != "https":
         return stream
-    # A development server's certificate is its own: nothing is confided to it here.
+    # A development server has a certificate of its own, and a probe sends no secrets.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
 
 
 async def identify(socket: Address) -> tuple[Seen, Address]:
-    """Ask what answers at a socket; give that, and the socket with the scheme by which it answers.
+    """Identify the server at a socket; return that, and the socket with the scheme that it speaks.
 
     `Seen.SILENT`: it does not speak HTTP, or is for WebSockets alone; `Seen.NOTHING`: no answer in time.
     """
@@ -228,7 +228,7 @@ async def identify(socket: Address) -> tuple[Seen, Address]:
 
 
 def _bases(page: Reply) -> list[str]:
-    """Give the paths below which Vite may be, by what ``/`` was answered with."""
+    """Give the paths below which Vite may be, by the answer to ``/``."""
     status = page.status or 0
     bases = ["/_nuxt/"] if status == 200 else []
     if 300 <= status < 400:
@@ -238,7 +238,7 @@ def _bases(page: Reply) -> list[str]:
 
 
 async def _ask(socket: Address, path: str, accept: str = "*/*") -> Reply | None:
-    """Ask for a path; ``None`` if what answers is not HTTP, or nothing does."""
+    """Request a path; ``None`` if the answer is not HTTP, or there is none."""
     with suppress(OSError):
         reply = await http_get(socket, path, within=_IDENTIFY_TIMEOUT, rest=_REST_TIMEOUT, accept=accept)
         return reply if reply.status is not None else None
@@ -258,7 +258,7 @@ async def tcp_answer(at: Address) -> str:
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
     """Run a command, and end what it has started; return what was wrong, in words, with its last line."""
-    # Of several at once, one must not be taken for what another one has left behind.
+    # A mark for each run: of several commands, the processes of one must not count as another's leftovers.
     env = {**env, "ORCHESTRA_CHILD": secrets.token_hex(4)}
     last = ""
 

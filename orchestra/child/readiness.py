@@ -1,12 +1,14 @@
-"""When is a process ready? All of its checks run at once, each with one question in flight.
+"""Decides when a process is ready: all of its checks run at once, each with one probe in flight.
 
-Strategy. The `SocketScanner` finds sockets by scans that all processes share, often at first and at last once
-a second, and at once when something listens at the expected port; each scan is followed by at most one
-question. A line that names the port is a sign that something listens there. Commands are run at the same
-pace. Lines are handed in as they are written. A check that has passed is not asked again; the process is
-ready when all have passed.
+Strategy. The `SocketScanner` finds sockets by scans that all processes share: often at first, later once a
+second, and at once when something listens at the expected port. Each scan is followed by at most one probe. A
+line that names the port is a sign that something listens there. Commands are run at the same pace. Lines of
+output are passed in as they are written. A check that has passed is not repeated; the process is ready when
+all have passed.
 
-Not here: what follows from it (`supervision.lifecycle`).
+A new kind of check: a struct in `config/checks`, a case in `_pursue` and, if needed, a function in `probe`.
+
+Not here: what follows from readiness (`supervision.lifecycle`).
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ __all__ = ["Probe", "Readiness"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-# Seconds that Vite has to be up after another server of its process, as of `concurrently`, has answered.
+# Seconds that Vite has to come up after another server of its process, as with `concurrently`, has answered.
 _VITE_TIMEOUT = 10.0
-# What Vite runs in.
+# The programs that run Vite.
 _JAVASCRIPT = frozenset({"bun", "deno", "node"})
-# What frontends and backends are asked by default.
+# The default check of frontends and backends.
 _IMPLIED = HttpCheck()
 
 
 class Probe(Protocol):
-    """One question to one process; the answer says what was wrong, if anything (see `child/probe`)."""
+    """One probe of one process; the answer says what was wrong, if anything (see `child/probe`)."""
 
     async def http_answer(self, at: Address, *, check: HttpCheck = ..., within: float = ...) -> Answer:
-        """Ask over HTTP."""
+        """Send an HTTP request."""
 
     async def tcp_answer(self, at: Address) -> str:
         """Connect."""
@@ -55,22 +57,22 @@ class Probe(Protocol):
         """Run a command."""
 
     async def identify(self, socket: Address) -> tuple[Seen, Address]:
-        """Find out what answers at a socket."""
+        """Find out which kind of server answers at a socket."""
 
 
 class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        needs_address: Where it listens has to be known, whatever its checks are.
-        needs_vite: It is known to run Vite, or another server of a frontend.
-        avoids_vite: Says whether it may run Vite beside the server that is meant.
-        servers: Finds what listens at a port, of the tree of a leader.
+        needs_address: Its address has to be found, even if no check needs it.
+        needs_vite: Only Vite's socket counts, or that of another frontend's server.
+        avoids_vite: Tells whether Vite's socket must not count, as the process runs it beside its own server.
+        servers: Finds the processes of a leader's tree that listen at a port.
 
     Attributes:
-        listening: Where it listens, once that has been found, and what is spoken there.
-        sees_no_socket: No process of its tree listens, although one is looked for.
-        missing: By check, why its last attempt failed.
+        listening: The address where it listens, with its scheme, once that is known.
+        sees_no_socket: A scan has found no listening socket in its tree.
+        missing: The error of the last attempt, by check.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Readiness:
         return f"<Readiness of {self._plan.name}: {self.in_words() or 'all there'}>"
 
     def in_words(self) -> str:
-        """Say what is missing."""
+        """Describe the checks that have not passed."""
         return "; ".join(self.missing[check] for check in self.checks if check in self.missing)
 
     def see(self, lines: Sequence[str]) -> None:
@@ -126,7 +128,7 @@ class Readiness:
                 nursery.start_soon(self._pursue, check, leader, scanner)
 
     async def ask_again(self) -> str:
-        """Ask once more what can be asked again; return what was missing, in words."""
+        """Repeat the checks that can be repeated; return the first error, in words."""
         for check in self.checks:
             missing = ""
             if isinstance(check, ExecCheck):
@@ -182,8 +184,8 @@ class Readiness:
                     self.listening = answer.at
                     return
                 self.missing[check] = answer.missing or "only another server that it has started answers"
-            # A container's socket is not seen, nor another user's: its own port is asked, and those that its
-            # command names; only for a check that was written down: another program may answer there.
+            # Sockets of containers and of other users are invisible: then its own port is tried, and those
+            # that its command names; only for an explicit check, because another program may answer there.
             ports = (self._port, *self._plan.named_ports) if not found and check != _IMPLIED else ()
             for at in (Address(host, port) for port in ports if port for host in LOOPBACK):
                 if not (unseen := await self._ask(check, at)).missing:
@@ -201,7 +203,7 @@ class Readiness:
         return not any(_JAVASCRIPT & each.programs for each in found)
 
     async def _is_vite(self, socket: Address) -> bool:
-        """Whether the socket is Vite's, or Vite has had its time; the command may start other servers."""
+        """Whether the socket is Vite's, or Vite's time is over; the command may start other servers."""
         if (await self._probe.identify(socket))[0] in FRONTENDS:
             return True
         now = trio.current_time()
@@ -209,7 +211,7 @@ class Readiness:
         return now - self._answered_at >= _VITE_TIMEOUT
 
     async def _repeat(self, check: Check, ask: Callable[[], Awaitable[str]]) -> None:
-        """Ask, less and less often, until nothing is missing."""
+        """Repeat a probe, at growing intervals, until nothing is missing."""
         pause = _FIRST_PAUSE
         while missing := await ask():
             self.missing[check] = missing
@@ -228,7 +230,7 @@ class Readiness:
     ) -> Answer:
         if isinstance(check, HttpCheck):
             return await self._probe.http_answer(at, check=check, within=within)
-        # The proxy speaks HTTP to it, if it is one of its upstreams; else nothing is known.
+        # The proxy will speak HTTP to an upstream; about others nothing is known.
         is_upstream = self._plan.role in (Role.FRONTEND, Role.BACKEND)
         scheme: Scheme = "http" if is_upstream else "tcp"
         seen_at = at if at.scheme == "unix" else replace(at, scheme=scheme)

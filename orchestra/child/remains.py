@@ -1,26 +1,26 @@
-"""What is left of a process tree: is it down to a watcher that has lost the program that it ran?
+"""Is a process tree down to a watcher whose program has ended?
 
 A program that runs another one again when a file changes (``watchfiles``, nodemon, ``uvicorn --reload``,
-``node --watch``, air, whatever it is written in) lives on when that has ended. What tells is in ``/proc``:
-which processes there are, what each executes, whether children of it have ended (their page faults are
-counted then), how much CPU time it has used, and whether it has inotify or sockets. Elsewhere than on Linux
-nothing is known.
+``node --watch``, air, in whatever language) lives on when that one has ended. The signs are in ``/proc``:
+which processes there are, what each executes, whether it has had children that ended (their page faults are
+counted then), how much CPU time it has used, and whether it has inotify or sockets. On other systems than
+Linux nothing is known.
 
-A watcher is left alone when one process is at the tree's end, that hardly uses the CPU, has no connection by
+A watcher counts as alone when one process is at the tree's end that hardly uses the CPU, has no connection on
 which it could wait for something else, and
 
-- has had a child that it has started itself (a shell that has become a server does not count: what ran before
-  was the shell's), or
+- has had a child that it started itself (a shell that has become a server does not count: its children were
+  the shell's), or
 - waits for files by inotify, and does not listen.
 
-Several processes count as one if all of them were there when it served, beside the server: Sanic's manager
-has its watcher in a process of its own. A new program would be another process.
+Several processes count as one if all of them existed beside the server while it served: Sanic's manager has
+its watcher in a process of its own. A new program would be a new process.
 
-One that starts its program again as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
-then several processes, one after the other, are the only one at the end of the tree.
+A watcher that restarts its program as soon as that has ended, as ``watchmedo auto-restart``, is never alone:
+the process at the end of its tree is a new one each time.
 
-So it does not matter which watcher that is. A server that comes up is none: it works, or it waits for a
-database, and it waits for files only when it listens already, or a moment before.
+So it does not matter which watcher it is. A server that is still starting is not mistaken for one: it works,
+or waits for a database, and waits for files only once it listens, or a moment before.
 
 Not here: what follows from it (`supervision/symptoms`).
 """
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 __all__ = ["WATCHES_AFTER", "Member", "TreeHistory", "look"]
 
-# What Python's multiprocessing starts beside the processes that it is asked for.
+# Helper processes of Python's multiprocessing.
 _HELPER = b"multiprocessing.resource_tracker"
 _INOTIFY = "anon_inode:inotify"
-# Seconds for which a process has to have been alone, and idle: a new program is started sooner.
+# Seconds for which a process has to be alone, and idle: a new program would have started by then.
 WATCHES_AFTER = 0.7
 # So many programs, one after the other, are a loop, if all of them end in the same way.
 _LOOP = 3
-# The part of a core that a process which waits may use: some look for changed files again and again.
+# The part of a core that a waiting process may use: some poll for changed files.
 _IDLE = 0.1
 
 
@@ -54,13 +54,13 @@ class Member(NamedTuple):
     """One process of a tree.
 
     Attributes:
-        program: The file that it executes; a shell that becomes another program keeps its number.
-        is_last: Whether nothing that it has started lives.
-        has_child: Whether it has a child, be it one that has ended and that it has not waited for.
+        program: The file that it executes; a shell that executes another program keeps its pid.
+        is_last: Whether it has no living child.
+        has_child: Whether it has a child, living or a zombie.
         reaped: Grows with each child that has ended.
-        has_inotify: Whether it waits for files to change, by inotify. This and what follows is looked at only
-            if no other process is the last one, too.
-        is_connected: Whether it has a connection, or makes one: it may be waiting for an answer.
+        has_inotify: Whether it waits for files to change, by inotify. This and the following fields are only
+            read if it is the only last process.
+        is_connected: Whether it has a connection, or opens one: it may be waiting for an answer.
     """
 
     pid: int
@@ -82,7 +82,7 @@ def look(leaders: Collection[int]) -> Mapping[int, Sequence[Member]]:
     with suppress(OSError):
         entries = list(table.take())
         for leader in leaders:
-            with suppress(OSError):  # one has ended meanwhile
+            with suppress(OSError):  # One has ended meanwhile.
                 found[leader] = _members(table.tree(entries, leader), entries)
     return found
 
@@ -137,13 +137,13 @@ def _read(pid: int, name: str) -> bytes:
 
 
 class TreeHistory:
-    """What was seen of the tree of one child."""
+    """The observations of one child's tree."""
 
     def __init__(self) -> None:
         self._reaped: dict[tuple[int, str], int] = {}  # when it was seen first
         self._parents: set[int | tuple[int, str]] = set()
         self._beside: set[int] = set()  # the server, while it served
-        self._ends: set[int] = set()  # what was alone at its end, one after the other
+        self._ends: set[int] = set()  # the processes that were alone at the end, one after the other
         self._last: Member | None = None
         self._seen_at = self._idle_since = 0.0
 
@@ -152,7 +152,7 @@ class TreeHistory:
         self._parents.update(pids)
 
     def note_served(self, members: Iterable[Member], servers: Iterable[int]) -> None:
-        """Take note of what there was when the `servers` among the `members` served."""
+        """Take note of the processes that existed while the `servers` among the `members` served."""
         self._beside = {each.pid for each in members}.difference(servers)
 
     @property
@@ -161,7 +161,7 @@ class TreeHistory:
         return len(self._ends) >= _LOOP
 
     def is_watcher_alone(self, members: Sequence[Member], now: float) -> bool:
-        """Whether, by what was seen up to `now`, a watcher is left alone."""
+        """Whether, by the observations up to `now`, only a watcher is left."""
         for each in members:
             key = each.pid, each.program
             if each.has_child or each.reaped > self._reaped.setdefault(key, each.reaped):

@@ -1,15 +1,15 @@
-r"""One row of a terminal: what is visible of a line that its writer has drawn over and over.
+r"""One row of a terminal: the final appearance of a line that was drawn over repeatedly.
 
-Spinners and progress bars go back (``\r``, ``\b``, CHA, CUB, ...), erase (EL, ED) and write again. `Row` does
-what a terminal does within one row (ECMA-48; the numbers in `Row._control` are its sections): characters have
-cells, wide ones two, a tab those up to the next stop; what is drawn replaces what stood there. Of attributes
-only those of SGR are kept, for each cell those that were set when it was drawn.
+Spinners and progress bars move back (``\r``, ``\b``, CHA, CUB, ...), erase (EL, ED) and write again. `Row`
+does what a terminal does within one row (ECMA-48; the numbers in `Row._control` are its sections): a
+character takes one cell, a wide one two, a tab those up to the next stop; new characters replace the old
+ones. Of attributes only SGR is kept, for each cell as it was when the cell was drawn.
 
-Other rows are not known. A vertical move ends the line, and begins one of which only what is drawn from then
-on is known. There is no right margin, as the text may be for a file; only moves end at `Row.columns`.
+Other rows are not modelled. A vertical move ends the line and begins a new one, which holds only what is
+drawn from then on. There is no right margin, as the text may be for a file; only moves end at `Row.columns`.
 
 Everything is bounded: unfinished sequences, the cells that can still be drawn over, the text before them. The
-result depends on the characters alone, not on how they are shared out among calls of `write`.
+result depends on the characters alone, not on how calls of `write` split them.
 
 Pure: text in, text out.
 """
@@ -50,7 +50,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-# A string sequence (OSC, DCS, SOS, PM, APC) of which the beginning has been read.
+# A string sequence (OSC, DCS, SOS, PM, APC) whose beginning was read.
 _STRING_REST = re.compile(r"[^\x07\x18\x1a\x1b\x9c]*[\x07\x18\x1a\x9c]?")
 # CUU, CUD, CNL, CPL, CUP, VPR, VPA, HVP, VPB; SU, SD, IL, DL, and DECSTBM, which homes the cursor.
 _VERTICAL = frozenset("ABEFHedfkSTLMr")
@@ -60,8 +60,8 @@ _VERTICAL_CONTROLS = frozenset("\n\x0b\x0c\x84\x85\x8d")
 # Another screen.
 _OTHER_SCREEN = frozenset({"?47", "?1047", "?1049"})
 
-# What ends attributes, and the last code that there is.
 # fmt: off
+# The SGR code that ends all attributes, and the last code.
 _ENDS = {
     22: (1, 2), 23: (3, 20), 24: (4,), 25: (5, 6), 27: (7,), 28: (8,), 29: (9,), 10: (11,),
     39: (30,), 49: (40,), 50: (26,), 54: (51, 52), 55: (53,), 59: (58,), 65: (60, 61, 62, 63, 64),
@@ -86,12 +86,12 @@ class Row:
         self._longest = longest
         self._unread = ""  # a sequence that has not come to its end
         self._is_in_string = False
-        self._ended: list[str] = []  # by what is being written
+        self._ended: list[str] = []  # changed by writing
         self._clear()
 
     def _clear(self, *, is_entered: bool = False) -> None:
-        """Begin the next line; `is_entered`: by a move, so that there may be something already."""
-        self._head: list[str] = []  # of a long line, what cannot be drawn over any more
+        """Begin the next line; `is_entered`: by a move, so it may have contents already."""
+        self._head: list[str] = []  # of a long line, the part that cannot be drawn over any more
         self._head_size = 0
         self._cells: list[str] = []  # a wide character is in its first cell, and its others are empty
         self._pens: list[str] = []  # the attributes of each cell, as parameters of SGR
@@ -101,7 +101,7 @@ class Row:
         self._is_entered = is_entered
 
     def write(self, text: str) -> list[str]:
-        """Draw; return the lines that were ended by that."""
+        """Draw; return the lines that were completed by that."""
         if self._is_in_string:
             rest = _STRING_REST.match(text)
             assert rest is not None  # noqa: S101 - it matches nothing, too
@@ -114,7 +114,7 @@ class Row:
         return ended
 
     def text(self) -> str:
-        """Give what is visible now."""
+        """Give the visible text."""
         return "".join((*self._head, *_rendered(self._cells, self._pens)))
 
     def end(self) -> list[str]:
@@ -175,14 +175,14 @@ class Row:
             self._cells[place] += mark
 
     def _replace(self, begin: int, end: int, glyphs: Iterable[str], size: int, pen: str = "") -> None:
-        """Put so many cells in the place of others; what they cut in two becomes blanks."""
+        """Replace some cells by others; a wide character that is cut in two becomes blanks."""
         self._part(begin)
         self._part(end)
         self._cells[begin:end] = glyphs
         self._pens[begin:end] = [pen] * size
 
     def _part(self, at: int) -> None:
-        """Make blanks of a wide character that this column is in the middle of."""
+        """Blank a wide character that this column is in the middle of."""
         cells = self._cells
         if at < len(cells) and not cells[at]:
             begin, end = at, at
@@ -193,7 +193,7 @@ class Row:
             cells[begin:end] = " " * (end - begin)
 
     def _give_up(self, size: int) -> None:
-        """Let the first cells be drawn over no more; end a line that is too long."""
+        """Make the first cells final; end a line that is too long."""
         self._part(size)
         self._head += _rendered(self._cells[:size], self._pens[:size])
         self._head_size += size
@@ -207,7 +207,7 @@ class Row:
     # --- What is moved and erased ---
 
     def _break(self) -> None:
-        """End the line because of a vertical move, if anything can be seen of it."""
+        """End the line because of a vertical move, if anything of it is visible."""
         if any(cell.strip() for cell in self._cells) or self._head:
             self._ended.append(self.text())
         pen = self._pen
@@ -247,7 +247,7 @@ class Row:
             self._restore()
 
     def _restore(self) -> None:
-        """Go back to where the cursor was saved: in this row, or in another one."""
+        """Move to the saved position of the cursor: in this row, or in another one."""
         if self._saved is None:
             self._break()
         else:
@@ -330,7 +330,7 @@ def _rendered(cells: Iterable[str], pens: Iterable[str]) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def _blended(pen: str, parameters: str) -> str:
-    """Apply the parameters of an SGR to those that stand for what was set before; give such ones."""
+    """Apply the parameters of an SGR to the current ones; return the result."""
     kept: dict[int, str] = {}
     for code, text in (*_attributes(pen), *_attributes(parameters or "0")):
         if code == 0:
@@ -344,7 +344,7 @@ def _blended(pen: str, parameters: str) -> str:
 
 
 def _attributes(parameters: str) -> Iterator[tuple[int, str]]:
-    """Give each attribute: its code, and its text with what belongs to it (``38;5;9``)."""
+    """Split attributes: for each its code, and its text with its arguments (``38;5;9``)."""
     parts = iter(parameters.split(";")) if parameters else iter(())
     for part in parts:
         code = int(part.partition(":")[0] or 0)
@@ -356,7 +356,7 @@ def _attributes(parameters: str) -> Iterator[tuple[int, str]]:
 
 
 def _slot(code: int) -> int:
-    """Give the code that stands for all that exclude each other: one foreground, one background."""
+    """Give the code that represents all mutually exclusive ones: one foreground, one background."""
     if 30 <= code <= 38 or 90 <= code <= 97:
         return 30
     if 40 <= code <= 48 or code >= 100:

@@ -1,11 +1,11 @@
 """Listening sockets of this machine: which process holds which, which ports are free, and how we bind ours.
 
-Where a process listens is read from its sockets: a line in its output may be missing or stale, and Vite
-ignores ``PORT`` and moves on when 5173 is taken. Scanning is cheap but not free: it is done only while
-processes start, one scan for all of them.
+A process's address is read from its sockets: a line in its output may be missing or stale, and Vite ignores
+``PORT`` and moves on when 5173 is taken. Scans are cheap but not free: they run only while processes start,
+one scan for all of them.
 
-Sockets of another user cannot be seen, and the system may refuse to tell. Then a message says less, but
-nothing wrong. psutil is imported where it is used: a run that asks for no socket does without it.
+Sockets of other users are invisible, and the system may refuse the scan. Then a message says less, but
+nothing wrong. psutil is imported where it is used, so that a run without scans does without it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
     "servers",
 ]
 
-# Seconds between scans: they cost next to nothing.
+# Seconds between scans: they are cheap.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 # How often a connection is tried in a pause. A refused one costs 0.1 ms, a scan 20 times as much and more.
@@ -65,7 +65,7 @@ _TOGETHER = {LOOPBACK[0]: LOOPBACK, "::": ("::", "0.0.0.0")}  # noqa: S104 - if 
 def scan(leaders: Collection[int]) -> Mapping[int, frozenset[Address]]:
     """Find the listening sockets of the trees of `leaders`, by addresses that reach them; blocks for some ms.
 
-    Of a tree without any of TCP, they are its unix sockets (some programs have those for themselves alone).
+    A tree without TCP sockets has its unix sockets (which some programs open for internal use).
     """
     entries = _entries()
     trees = {leader: table.tree(entries, leader) for leader in leaders}
@@ -76,9 +76,9 @@ class Server(NamedTuple):
     """A process that accepts connections at a port.
 
     Attributes:
-        programs: The names of its program, of which there are two: Redis is a link to another file on Debian,
-            and newer Nodes call themselves MainThread.
-        folder: Where it runs, if that can be seen.
+        programs: The names of its program; there may be two: Redis is a link to another file on Debian, and
+            newer Nodes call themselves MainThread.
+        folder: Its current folder, if that can be read.
     """
 
     entry: table.Entry
@@ -87,9 +87,9 @@ class Server(NamedTuple):
 
 
 def servers(leader: int, port: int) -> Sequence[Server]:
-    """Find what accepts connections at `port` (0: a unix socket), in a tree; blocks for some milliseconds.
+    """Find the processes of a tree that accept connections at `port` (0: a unix socket); blocks for some ms.
 
-    The parents of such a server often hold its socket, too, to hand it to the next one, and are left out.
+    The parents of such a server often hold its socket, too, to pass it to the next one, and are left out.
     Nothing is found if the process table cannot be read.
     """
     entries = _entries()
@@ -117,9 +117,9 @@ def _server(entry: table.Entry) -> Server:
 
 
 def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
-    """Find the sockets of the tree of `leader` beside the server at `port` and all that this has started.
+    """Find the sockets of `leader`'s tree that belong neither to the server at `port` nor to its descendants.
 
-    Whether any other process is there, too, besides those that the server descends from. Blocks.
+    Also tells whether any other process is there, besides the server's ancestors. Blocks.
     """
     entries = _entries()
     tree = table.tree(entries, leader)
@@ -134,7 +134,7 @@ def beside(leader: int, port: int) -> tuple[frozenset[Address], bool]:
 
 
 def in_order_of_preference(sockets: Collection[Address], port: int | None) -> list[Address]:
-    """Sort sockets by how likely each is the server that is meant: its own `port` first, IPv4 before IPv6."""
+    """Sort sockets by likelihood of being the intended server: its own `port` first, IPv4 before IPv6."""
     wanted = [found for found in sockets if found.port not in _DEBUGGER_PORTS or found.port == port]
     return sorted(wanted, key=lambda found: (found.port != port, found.port, ":" in found.host, found.host))
 
@@ -142,14 +142,14 @@ def in_order_of_preference(sockets: Collection[Address], port: int | None) -> li
 def likeliest(
     sockets: Collection[Address], port: int | None, *, besides: Collection[Address]
 ) -> list[Address]:
-    """Choose the sockets to ask: those at its own `port`, else all, else those `besides`, no HTTP servers."""
+    """Choose the sockets to probe: those at its own `port`, else all but `besides`, else all."""
     wanted = in_order_of_preference(sockets, port)
     left = [each for each in wanted if each not in besides]
     return [each for each in left if each.port == port] or left or wanted
 
 
 def is_free(port: int) -> bool:
-    """Whether `port` could be listened on now, on both loopback addresses, as far as the machine has them."""
+    """Whether `port` could be bound now, on both loopback addresses, as far as the machine has them."""
     for host in LOOPBACK:
         try:
             _bound(host, port).close()
@@ -160,7 +160,7 @@ def is_free(port: int) -> bool:
 
 
 def another(wanted: int | None, *, besides: int | None) -> int:
-    """Return `wanted` if it is free and not `besides`, else any port that is free now."""
+    """Return `wanted` if it is free and not in `besides`, otherwise any port that is free now."""
     if wanted is not None and wanted != besides and is_free(wanted):
         return wanted
     while True:
@@ -171,7 +171,7 @@ def another(wanted: int | None, *, besides: int | None) -> int:
 
 
 def holder(port: int) -> str:
-    """Say what listens on `port`: ``pid 812 (node vite)``; empty if it cannot be seen."""
+    """Name the process that listens on `port`: ``pid 812 (node vite)``; empty if it is invisible."""
     for pid, held in _all_listening():
         if held == port:
             return f"pid {pid} ({_command_of(pid)})"
@@ -179,7 +179,7 @@ def holder(port: int) -> str:
 
 
 def lan_address() -> str | None:
-    """Give the address by which other machines of the network reach this one; nothing is sent for that."""
+    """Give the address by which other machines of the network reach this one; no packet is sent for that."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         try:
             trial.connect(("10.254.254.254", 9))
@@ -192,7 +192,7 @@ def lan_address() -> str | None:
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on `host` and `port`, and, if there is one, on ``::1`` beside ``127.0.0.1``, IPv4 beside ``::``.
 
-    `ConfigError`: the port is taken (it says by what), not allowed, or the address is not ours.
+    `ConfigError`: the port is taken (the message names the holder), not allowed, or the address is not ours.
     """
     listeners: list[socket.socket] = []
     for each in _TOGETHER.get(host, (host,)):
@@ -210,7 +210,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 class SocketScanner:
-    """Looks for the listening sockets of process trees, once for all that want to know theirs."""
+    """Scans for the listening sockets of process trees, once for all that wait for theirs."""
 
     def __init__(self) -> None:
         self._scan = SharedLook(scan, pause=_FIRST_PAUSE)
@@ -224,14 +224,14 @@ class SocketScanner:
         longest_pause: float = _LONGEST_PAUSE,
         until_hint: Callable[[], Awaitable[object]] = trio.sleep_forever,
     ) -> Callable[[], Awaitable[frozenset[Address]]]:
-        """Give what looks for the sockets of a tree when it is awaited: often at first, then less so.
+        """Return an awaitable function that finds the sockets of a tree: often at first, then less often.
 
         Args:
             leader: The pid of the tree's first process.
-            port: Where its server is expected: as soon as that accepts a connection, it is looked for.
-            is_certain: It listens there or nowhere: no scan has to look for it elsewhere.
-            longest_pause: Seconds between two looks at something that takes its time.
-            until_hint: Waits for a sign that it does.
+            port: Where its server is expected: a scan follows as soon as it accepts a connection.
+            is_certain: It listens there or nowhere, so no scan is needed.
+            longest_pause: The longest pause between two scans, in seconds.
+            until_hint: Waits for a sign that it listens now.
         """
         pause = _FIRST_PAUSE
 
@@ -241,16 +241,16 @@ class SocketScanner:
             is_awaited = is_certain and port is not None
             until = trio.current_time() + pause
             if pause > _LONGEST_PAUSE:
-                until = ceil(until / longest_pause) * longest_pause  # all at once: one scan answers them
+                until = ceil(until / longest_pause) * longest_pause  # All at once: one scan answers them.
             with trio.move_on_at(inf if is_awaited else until):
                 interval = pause if is_awaited else pause / _TRIES
                 await _until_open(port, interval=interval, until_hint=until_hint)
                 expected, port = port, None  # it may be another program's: it hurries us once
             pause = min(pause * 1.2, longest_pause)
             if pause > _LONGEST_PAUSE:
-                port = None  # that is no hurry any more
+                port = None  # From now on there is no hurry.
             if expected is not None:
-                # Mostly the first process of the tree is the server; to look at one takes no scan.
+                # Usually the first process of the tree is the server; checking one process needs no scan.
                 found = await trio.to_thread.run_sync(_sockets_of, [leader])
                 if any(each.port == expected for each in found):
                     return found
@@ -279,7 +279,7 @@ def _bound(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if port and sys.platform != "linux":
-            # Elsewhere a bind would pass beside a wildcard that is listened on.
+            # On other systems a bind would succeed beside a wildcard listener.
             with socket.socket(family, socket.SOCK_STREAM) as trial:
                 if trial.connect_ex((host, port)) == 0:
                     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # noqa: TRY301
@@ -334,7 +334,7 @@ def _sockets_of(pids: Collection[int], kind: Literal["tcp", "unix"] = "tcp") -> 
                     and each.type == socket.SOCK_STREAM
                     and str(each.laddr)[:1] not in ("", "@")
                 ):
-                    # As it was bound: relative to where the process was then, and most probably is.
+                    # Relative to the folder of the process when it was bound, most probably the current one.
                     path = os.path.join(process.cwd(), str(each.laddr))  # noqa: PTH118
                     found.add(Address(path, 0, "unix"))
     return frozenset(found)

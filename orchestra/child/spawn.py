@@ -1,15 +1,16 @@
-"""One child: spawned into a session of its own, its output read, and all that it started ended with it.
+"""One child: spawned into a session of its own, its output read, and its whole process tree ended with it.
 
 A child is ``/bin/sh -c COMMAND`` at the head of a new session and process group, so that one signal reaches
-all that it has started and none of it reaches us. It writes either to two pipes (and its standard input is a
-third one that stays open and silent: watchers such as esbuild's end at once on ``/dev/null``), or, where a
-`Window` is given, to a pseudo-terminal of its own, which is its controlling terminal: the shell opens it by
-name once it leads its session, and a session leader without a terminal gets the one that it opens. No
-``preexec_fn``: that is not safe in a process with threads.
+everything that it has started and never us. It writes to two pipes; its standard input is a third one that
+stays open and silent, because watchers such as esbuild's end at once on ``/dev/null``. Or, if a `Window` is
+given, it has a pseudo-terminal of its own as its controlling terminal: the shell opens it by name once it
+leads its session, and a session leader without a terminal gets the one that it opens. No ``preexec_fn``: that
+is not safe in a process with threads.
 
-When the leader ends the child has ended, whatever end-of-file says; what it has left behind is ended with it,
-then its output is drained. To stop is: the stop signal, a bounded wait, SIGKILL. What has to be gone is its
-family (`table.Family`): every living process of the session, and on Linux every one with the child's marks.
+A child has ended when its leader has, even if its pipes are still open; then the remaining processes are
+ended, and the output is drained. Stopping is: the stop signal, a bounded wait, SIGKILL. What has to be gone
+is the family (`table.Family`): every living process of the session, and on Linux every one with the child's
+marks.
 
 Not here: which child, why, and whether again.
 """
@@ -41,26 +42,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Child", "OnOutput", "SpawnError", "Window", "run_child"]
 
-# With the stream's name, the lines that were completed, and the beginning of the next one: that only when its
-# writer has paused, or has been at it for long enough that people want to see it; else None.
+# Called with the stream's name, the complete lines, and the beginning of the next one if its writer has
+# paused, or has been writing it for so long that people want to see it; otherwise None.
 OnOutput: TypeAlias = "Callable[[StreamName, Sequence[str], str | None], Awaitable[None]]"
 _StreamName: TypeAlias = "StreamName | Literal['stdin']"
 
 _PIPES: tuple[_StreamName, ...] = ("stdin", "stdout", "stderr")
 _CHUNK = 65536
-# How long a line may be unfinished before its beginning is shown: a prompt has to be there at once (0.1 s is
-# what people take for that), but a line in two pieces is the rule when a child writes much.
+# How long a line may be unfinished before its beginning is shown: a prompt has to appear at once (people
+# perceive 0.1 s as immediate), but a busy child often writes a line in two pieces.
 _PARTIAL_AFTER = 0.08
-# What ends as soon as it is asked to is looked for once, when it has ended: a second look waits for its turn.
+# Processes that stop at once are looked for once, after their end: a second scan would have to wait.
 _QUICK_END = 0.2
 # Seconds after SIGKILL: a process stuck in the kernel (a dead network file system) is not waited for longer.
 _AFTER_KILL = 2.0
-# What a child does not read is kept by the kernel, some KiB of it; more than that waits for so long.
+# The kernel buffers some KiB that a child does not read; a longer text waits this many seconds.
 _SEND_TIMEOUT = 2.0
-# Once all are gone, only a process that is not ours can hold the pipes open: after so long without output, it
+# Once all are gone, only a foreign process can hold the pipes open: after so many seconds without output, it
 # is not waited for.
 _STALL_TIMEOUT = 0.5
-# What a shell does with $1 before the command takes over. To open a terminal makes it the controlling one.
+# The shell's work with $1 before it executes the command. Opening a terminal makes it the controlling one.
 _LIMIT_FILES = 'ulimit -Sn "$1"'
 _OPEN_TERMINAL = 'exec <>"$1" >&0 2>&0'
 
@@ -73,7 +74,7 @@ class Window:
     """The size of the terminals of all children, in character cells.
 
     Attributes:
-        echoes: Whether what they are sent is shown, as a terminal does: nothing else shows it.
+        echoes: Whether their input is echoed, as terminals do: nothing else shows it.
     """
 
     def __init__(self, columns: int, lines: int, *, echoes: bool = False) -> None:
@@ -86,7 +87,7 @@ class Window:
         return f"<Window {self.columns}x{self.lines} of {len(self._open_ones())} terminals>"
 
     def resize(self, columns: int, lines: int) -> None:
-        """Make all terminals as large; the kernel tells their processes by SIGWINCH."""
+        """Resize all terminals; the kernel notifies their processes by SIGWINCH."""
         self.columns, self.lines = columns, lines
         for terminal in self._open_ones():
             self._apply(terminal)
@@ -109,7 +110,7 @@ class Child:
 
     Attributes:
         pid: The leader's pid, which is also the number of its process group and session.
-        is_gone: Whether nothing of it lives any more, and its number may belong to another process.
+        is_gone: Whether no process of it lives, so that its number may belong to another process.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Child:
         self._stopping.set()
 
     def signal(self, number: int) -> None:
-        """Send a signal to its group, if anything is left of that."""
+        """Send a signal to its group, if any member is left."""
         if not self.is_gone:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
@@ -164,7 +165,7 @@ class Child:
         self._killing.set()
 
     async def _until_gone(self) -> None:
-        """Wait for its end, and for that of what it leaves behind; give up when SIGKILL does not work."""
+        """Wait for its end and that of the processes it leaves behind; give up if SIGKILL does not work."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._escalate_stop, nursery.cancel_scope)
             await self._process.wait()
@@ -179,7 +180,7 @@ class Child:
         if not self._killing.is_set():
             self.family.signal(self._stop_signal)
             deadline = trio.current_time() + self._stop_timeout
-            with trio.move_on_after(min(_QUICK_END, self._stop_timeout)):  # its end cancels this
+            with trio.move_on_after(min(_QUICK_END, self._stop_timeout)):  # cancelled at its end
                 await self._killing.wait()
             await self._families.is_alive(self.family)  # members that have left the group are signalled now
             with trio.move_on_at(deadline):
@@ -204,24 +205,24 @@ async def run_child(
     soft_nofile: int | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Exit:
-    """Run a child to its end, and leave nothing of it behind.
+    """Run a child to its end, and leave no process of it behind.
 
     Cancelled or not, when this returns or raises (`SpawnError`: the system refused to start it), its family
-    is gone, or was sent SIGKILL and does not react, and all pipes are closed. To cancel is to kill;
-    `Child.stop` asks first.
+    is gone, or was sent SIGKILL and does not react, and all pipes are closed. Cancelling kills the child;
+    `Child.stop` stops it gracefully.
 
     Args:
         command: Text for ``/bin/sh -c``, or the words of a program to be executed as they are.
         cwd: The folder that it starts in.
-        env: All of its environment; ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS`` mark what belongs to it.
-        on_output: Awaited with what was written; while it waits, so does that stream.
+        env: All of its environment; ``ORCHESTRA_RUN`` and ``ORCHESTRA_PROCESS`` mark its processes.
+        on_output: Awaited with the output; while it waits, so does that stream.
         stop_timeout: Seconds between the stop signal and SIGKILL.
         on_spawn: Called with the child as soon as there is one.
-        stop_signal: What asks it to end.
+        stop_signal: The signal that asks it to end.
         window: Gives it a terminal of that size.
-        families: Looks for what it leaves behind; children of one run share it.
-        guard: Is told of it for as long as anything of it is left.
-        soft_nofile: How many files a command (not a program) may have open, if not as many as we.
+        families: Finds the processes that it leaves behind; children of one run share it.
+        guard: Knows of it for as long as any process of it is left.
+        soft_nofile: The soft limit of open files of a command (not a program), if it differs from ours.
         pass_fds: Descriptors that it gets beside its input and output, by the same numbers.
     """
     process, streams = await _start(command, cwd, env, window, soft_nofile, pass_fds=pass_fds)
@@ -257,7 +258,7 @@ async def _start(
     *,
     pass_fds: Sequence[int],
 ) -> tuple[trio.Process, dict[_StreamName, FdStream]]:
-    """Start a process at the head of a session; return what it is connected to, too."""
+    """Start a process at the head of a session; return it with its pipes or terminal."""
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     if soft_nofile and isinstance(command, str):
         argv = _after(_LIMIT_FILES, str(soft_nofile), argv)
@@ -300,7 +301,7 @@ def _after(script: str, word: str, argv: Sequence[str]) -> list[str]:
 
 
 def _make_plain(terminal: int, *, echoes: bool) -> None:
-    """Set a terminal to pass on output unchanged, line ends too, and to echo what is typed only if asked."""
+    """Set a terminal to pass output unchanged, line ends too, and to echo input only if requested."""
     mode = termios.tcgetattr(terminal)
     mode[1] &= ~termios.OPOST
     if not echoes:
@@ -309,7 +310,7 @@ def _make_plain(terminal: int, *, echoes: bool) -> None:
 
 
 class _Output:
-    """Reads all streams of a child for as long as there is something to read."""
+    """Reads all streams of a child until their end."""
 
     def __init__(
         self, streams: Mapping[_StreamName, FdStream], on_output: OnOutput, window: Window | None
@@ -333,7 +334,7 @@ class _Output:
         self._done.set()
 
     async def drain(self) -> None:
-        """Wait for the end of all streams; give up when nothing comes although we would take it."""
+        """Wait for the end of all streams; give up when nothing arrives although we are reading."""
         while not self._done.is_set():
             before = self._chunks
             with trio.move_on_after(_STALL_TIMEOUT):
@@ -372,7 +373,7 @@ class _Output:
             if partial == shown:
                 deadline = inf
             elif deadline == inf:
-                # From now, not from when it came: while it was delivered, more could not be read.
+                # From now, not from its arrival: nothing more could be read during its delivery.
                 deadline = trio.current_time() + _PARTIAL_AFTER
 
     async def _deliver(self, name: StreamName, lines: Sequence[str], partial: str | None) -> None:

@@ -1,14 +1,14 @@
 """The process table: which processes live, and which of them belong to a child of ours.
 
-A child is known as a `Family`: the session that it leads, and (on Linux) whatever has its marks in the
-environment, which finds daemons that have left the session. `find` looks for the members of any number of
-families in one pass over the table, and sends each what its family has been asked for, as soon as it is seen:
-a process that forks and ends again and again would be gone once the pass is over.
+A child is known as a `Family`: the session that it leads and, on Linux, every process with its marks in the
+environment, which finds daemons that have left the session. `find` finds the members of any number of
+families in one pass over the table, and signals each member as soon as it is seen, if its family was
+signalled: a process that forks and exits repeatedly would be gone once the pass is over.
 
-On Linux one short read gives all about a process (``/proc/PID/stat``, proc(5)); elsewhere ``ps`` is asked. A
-process that vanishes meanwhile is simply not there, and one that is another user's is not ours. When the
-system refuses to tell (no descriptor is left), `OSError` is raised: then it is not known what lives.
-Zombies are told apart: nothing can be done about them, and `os.killpg` takes a group of them for a live one.
+On Linux one short read gives all about a process (``/proc/PID/stat``, proc(5)); elsewhere ``ps`` is run. A
+process that vanishes meanwhile counts as gone, and another user's is not ours. If the system refuses (no
+descriptor is left), `OSError` is raised: then it is not known what lives. Zombies are recognised: nothing can
+be done about them, and `os.killpg` takes a group of them for a live one.
 
 Standard library only, and little of it: the guardian loads this file by its path and keeps it in memory.
 """
@@ -20,13 +20,13 @@ import signal
 import sys
 from contextlib import suppress
 
-TYPE_CHECKING = False  # `typing` alone would cost the guardian a fifth of its memory
+TYPE_CHECKING = False  # `typing` alone would cost the guardian a fifth of its memory.
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 __all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
 
-# Passes over /proc: a process that forks and ends again and again is seen in one of the first.
+# Passes over /proc: a process that forks and exits repeatedly is seen in one of the first.
 _MAX_ROUNDS = 100
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
@@ -35,7 +35,7 @@ class Entry:
     """One line of the process table. Two are equal if they mean the same process.
 
     Attributes:
-        started: When, in a unit of the system's own: with the number, it tells a process from a later one.
+        started: Its start time, in a unit of the system: with the pid, it identifies a process for ever.
     """
 
     __slots__ = ("group", "is_zombie", "parent", "pid", "session", "started")
@@ -61,13 +61,13 @@ class Entry:
 
 
 class Family:
-    """All processes that belong to one child, and what they have been asked for.
+    """All processes that belong to one child, and the signal that they have to get.
 
     Args:
         leader: The number of the child, and of its session; 0 if only the marks count.
         marks: Variables (``NAME=value``), all of which a member that has left the session had when it was
             executed. None: only the session counts.
-        started: When the leader did, where its number may have been used again.
+        started: The start time of the leader, if its number may have been used again.
     """
 
     def __init__(self, leader: int, marks: frozenset[bytes] = frozenset(), started: str = "") -> None:
@@ -78,7 +78,7 @@ class Family:
         self._heard: set[Entry] = set()
 
     def signal(self, number: int) -> None:
-        """Signal the leader's group now, and others once `find` sees them; SIGKILL again and again."""
+        """Signal the leader's group now, and others once `find` sees them; SIGKILL at every sight."""
         self.signalled = number
         self._heard.clear()
         if self.leader:
@@ -86,11 +86,11 @@ class Family:
                 os.killpg(self.leader, number)
 
     def has(self, member: Entry) -> None:
-        """Take note of a living member, and send it what the group has been sent, if it has not heard yet."""
+        """Take note of a living member, and signal it if its family was signalled and it has missed that."""
         if self.signalled == signal.SIGKILL:
             send(member, self.signalled)
             return
-        # Where there is no leader no group has heard; in a container, groups from outside have the number 0.
+        # Without a leader no group was signalled; in a container, groups from outside have the number 0.
         has_heard = (self.leader and member.group == self.leader) or member in self._heard
         if self.signalled and not has_heard:
             self._heard.add(member)
@@ -109,7 +109,7 @@ class Family:
 
 
 def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
-    """Find the living members of families, of those that have any, and send them what was asked; blocks."""
+    """Find the living members of families, for families that have any, and signal them if due; blocks."""
     by_session = {family.leader: family for family in families if family.leader}
     marked = [family for family in families if family.marks]
     shared = frozenset.intersection(*(family.marks for family in marked)) if marked else frozenset()
@@ -129,7 +129,7 @@ def find(families: Collection[Family]) -> dict[Family, list[Entry]]:
 
 
 def take() -> Iterator[Entry]:
-    """Read the whole process table, and what appears in it meanwhile: what lives at the end has been seen."""
+    """Read the whole process table in several passes: every process that lives at the end has been seen."""
     if sys.platform != "linux":
         yield from _ask_ps("-A")
         return
@@ -177,7 +177,7 @@ def environment(pid: int) -> frozenset[bytes]:
 
 
 def is_still_there(entry: Entry) -> bool:
-    """Whether this very process lives, and not another one that got its number; yes where it is not known."""
+    """Whether this very process lives, and not another one with its number; yes if that cannot be known."""
     try:
         now = read(entry.pid)
     except OSError:
@@ -189,7 +189,7 @@ def send(entry: Entry, number: int) -> None:
     """Signal this very process, and none that got its number."""
     with suppress(OSError):
         if sys.platform == "linux":
-            descriptor = os.pidfd_open(entry.pid)  # from here on, it is this one or none
+            descriptor = os.pidfd_open(entry.pid)  # From here on, it is this process or none.
             try:
                 if is_still_there(entry):
                     signal.pidfd_send_signal(descriptor, number)

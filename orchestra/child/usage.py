@@ -1,6 +1,6 @@
-"""What processes take of the machine: CPU time and memory of a child and of all that it has started.
+"""CPU time and memory of each child, with everything that it has started.
 
-The process table is read once for all children, in a worker thread: it takes some ms. Not here: how often.
+One read of the process table serves all children, in a worker thread: it takes some ms. Not here: how often.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Meter", "Usage"]
 
 
 class Usage(NamedTuple):
-    """What a process and all that it has started take.
+    """The resources of a process and all its descendants.
 
     Attributes:
         cpu: Cores that were busy with it since the last look; 0 at the first one.
@@ -30,14 +30,14 @@ class Usage(NamedTuple):
 
 
 class Meter:
-    """Looks at the same processes again and again."""
+    """Measures the same processes repeatedly."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[int, float], float] = {}  # of CPU, by pid and when it was created
+        self._seconds: dict[tuple[int, float], float] = {}  # CPU seconds, by pid and start time
         self._looked_at = 0.0
 
     def look(self, leaders: Mapping[str, int]) -> dict[str, Usage]:
-        """Measure what the sessions of `leaders` (pids by name) take; blocks. One that has ended is left out.
+        """Measure the sessions of `leaders` (pids by name); blocks. One that has ended is left out.
 
         Raises:
             OSError: The process table cannot be read.

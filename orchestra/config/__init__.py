@@ -1,8 +1,8 @@
 """Configuration: files, environment and options in, one frozen `Plan` out.
 
-`load` is the way in. What it reads from is in `procfile`, `environment`, `toml` and `command`; what can be
-set is in `schema`, what comes out in `plan`. Every mistake of a user is a `ConfigError` that says where, what
-and what to do; all of them are raised together.
+The entry point is `load`. `procfile`, `environment`, `toml` and `command` read the inputs; `schema` has every
+setting, and `plan` is the result. Every mistake of a user is a `ConfigError` that says where, what and what
+to do; all of them are raised together.
 """
 
 from orchestra.config.addresses import Machine

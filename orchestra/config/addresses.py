@@ -1,12 +1,12 @@
 """Addresses: where the proxy listens, and which port each process gets.
 
-Every process of the Procfile has a place of its own among the ports, run or not, so that it has the same one
-whichever others are run. A port that is taken is passed over, with a note; one that the user has fixed can
-only be had as it is. A port that a command takes by itself is given to no other process.
+Every process of the Procfile has a fixed place among the ports, run or not, so its port does not depend on
+which others are run. A port that is taken is skipped, with a note; one that the user has set is never
+replaced. A port that a command uses by itself is given to no other process.
 
-The proxy never breaks a run that worked without it: an address that was not asked for gives way to a command
-that listens there, and to other programs. One that was asked for does not: then that is an error that names
-the line to write.
+The proxy never breaks a run that worked without it: a default address gives way to a command that listens
+there, and to other programs. An address that was set does not: then it is an error that names the line to
+write.
 
 Not here: binding. Whether a port is free, and what holds it, comes in as functions.
 """
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 DEFAULT_LISTEN = ("127.0.0.1", 8000)
-# Where it listens if no command tells what it serves: one may be a server that takes the usual port.
+# The port if no command names its own: one of them may be a server that takes the usual port.
 _OTHER_PORT = 8800
 # The convention of foreman and its successors: 5000, 5100, 5200.
 DEFAULT_BASE_PORT = 5000
@@ -67,15 +67,16 @@ _LISTEN_FORM = "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port a
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What only the machine knows.
+    """Facts about the machine.
 
     Attributes:
-        scripts: Where what was installed beside orchestra is: ``sysconfig.get_path("scripts")``.
-        holder: What listens on a port: ``pid 812 (node)``, or nothing if that cannot be seen.
-        try_listen: Raises `ConfigError` if an address cannot be listened on now.
+        scripts: The folder of programs that were installed beside orchestra:
+            ``sysconfig.get_path("scripts")``.
+        holder: Names what listens on a port: ``pid 812 (node)``; empty if that is invisible.
+        try_listen: Raises `ConfigError` if an address cannot be bound now.
         kept: The ports of processes that run already, by name: they keep them.
-        listens: Host and port where the proxy of such a run listens, if it was not told where.
-        last_port: The port that the proxy of the last run of a project had, if that is known.
+        listens: Host and port of such a run's proxy, if the user has not set them.
+        last_port: The port of the proxy in the project's last run, if known.
     """
 
     environ: Mapping[str, str]
@@ -120,7 +121,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def asked_address(file: SettingsFile, option: str | None) -> tuple[str, int] | None:
-    """Give the address that the option asks for, else the settings; `ConfigError` if it is not one."""
+    """Give the address from the option, otherwise from the settings; `ConfigError` if it is not valid."""
     if option is not None:
         return parse_listen(option)
     if (written := file.settings.proxy.listen) is None:
@@ -140,11 +141,11 @@ def settle_address(
     machine: Machine,
     notes: list[Note],
 ) -> tuple[str, int]:
-    """Check the address that the user asks for, or find one.
+    """Check the address that the user has set, or find one.
 
-    Without one it is that of the last run, the usual one, or, as `notes` is told, the next free one. If it is
-    not known which ports the processes take (`knows_ports`), the usual one is left to them. `ConfigError`: a
-    process takes the port that is asked for, it cannot be listened on, or none can be had.
+    Without one it is that of the last run, the default, or the next free one, with a note in `notes`. If the
+    ports of the processes are not known (`knows_ports`), the default is left to them. `ConfigError`: a
+    process takes the port that was set, it cannot be bound, or none is free.
     """
     if asked is not None:
         host, port = asked
@@ -180,18 +181,18 @@ def settle_address(
 
 
 def _asks_for_port(process: Draft) -> bool:
-    """Whether it is known to take the port that it is given; Vite does not ask for it."""
+    """Whether it is known to take the port that it is given; Vite does not."""
     is_told = mentions_port(process.command) or process.reading.serves or process.settings.app is not None
     return bool(is_told) and not process.reading.why
 
 
 def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
-    """The process that takes a port whatever it is told."""
+    """The process that takes a port whatever its ``PORT``."""
     return next((each for each in processes if port in each.reading.ports), None)
 
 
 def _with_port(command: str, port: int) -> str:
-    """The command with the port that it is given, in place of its own."""
+    """The command with the port that it is given, instead of its own."""
     if re.search(rf"(?<!\d){port}(?!\d)", command):
         return re.sub(rf"(?<!\d){port}(?!\d)", "$PORT", command)
     told = {"runserver": "$PORT", "http.server": "$PORT", "hypercorn": "--bind 127.0.0.1:$PORT"}
@@ -202,7 +203,7 @@ def _with_port(command: str, port: int) -> str:
 def base_port(
     file: SettingsFile, option: int | None, env: Mapping[str, str], environ: Mapping[str, str]
 ) -> int:
-    """Give the first port: the option, else the settings, else ``PORT`` of an env file, else the system's.
+    """Give the first port: the option, the settings, or ``PORT`` of an env file or of the system.
 
     `env` is `environ`, the system's, with the env files over it. `ConfigError`: it is not a port.
     """
@@ -221,11 +222,11 @@ def base_port(
 
 
 class Ports(Struct, kw_only=True):
-    """Gives each instance its port; of those that are run, a free one.
+    """Gives each instance its port; those that are run get a free one.
 
     Attributes:
         listen_port: The proxy's, if there is one.
-        by_instance: What came out; for processes that are not run, by their name.
+        by_instance: The result; for processes that are not run, by their name.
     """
 
     processes: Sequence[Draft]
@@ -234,7 +235,7 @@ class Ports(Struct, kw_only=True):
     by_instance: dict[str, int] = field(default_factory=dict)
 
     def fix(self) -> None:
-        """Give the ports that the settings fix, further instances the next ones; they are had as they are."""
+        """Give the ports of the settings, and to further instances the next ones; they are never replaced."""
         for each in self.processes:
             for number, name in enumerate(each.names) if each.settings.port else ():
                 port = (each.settings.port or 0) + number
@@ -253,9 +254,9 @@ class Ports(Struct, kw_only=True):
                     self.by_instance[name] = port
 
     def assign(self, base: int, problems: Problems) -> list[Note]:
-        """Give all others theirs, from `base` on; say which cannot have the usual one (or what it has)."""
+        """Give all others theirs, from `base` on; note which cannot have the usual one (or keep theirs)."""
         fixed, notes = set(self.by_instance), []
-        # Each has the usual one until its turn comes: none is moved to that of another.
+        # Each has the usual one until its turn comes, so none is moved to that of another.
         for index, each in enumerate(self.processes):
             for number, name in enumerate(each.names):
                 by_place = base + index * PORTS_A_PROCESS + number
@@ -277,7 +278,7 @@ class Ports(Struct, kw_only=True):
         return notes
 
     def _why_not(self, port: int, process: Draft, instance: str) -> str:
-        """Why an instance cannot have a port; empty: it can."""
+        """Why an instance cannot have a port; empty if it can."""
         if port == self.listen_port:
             return f"port {port} is orchestra's own"
         if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):

@@ -1,12 +1,12 @@
-"""Which Python applications and workers a project has, how they are run, and which paths are theirs.
+"""Finds a project's Python applications and workers, how to run them, and which paths they serve.
 
-Files are searched, never imported or parsed: what is wrong with one, or newer than our own Python, hides
-nothing. An application is what a module assigns by calling a framework's class, or a function that makes one
-(``app = get_application()``); or such a function, if it can be called without arguments. What serves it is
-what the project names, else what its environment has.
+Files are searched as text, never imported or parsed, so an error in one, or newer syntax than our own
+Python's, hides nothing. An application is a variable that is assigned a call of a framework's class, or of a
+function that makes one (``app = get_application()``); or such a function itself, if it needs no arguments.
+The server is the one that the project names, otherwise one that its environment has.
 
-Its paths are the first parts of those in its routes. A router's own prefix may stand behind another one, so
-it counts only where no API is found. They are needed where it also answers what is the frontend's.
+An application's paths are the first segments of its routes. A router's own prefix may stand behind another
+one, so it counts only where no API is found. The paths are needed if it would also answer the frontend's.
 
 Not here: frontends, and what is written (`scaffold`).
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Application", "Call", "Sources", "text_of"]
 
 _MAX_FILES = 2000
-# Longer ones are generated. The patterns look ahead for a bounded number of characters, for the same reason.
+# Longer files are generated. The patterns look ahead for a bounded number of characters, for the same reason.
 _MAX_FILE_SIZE = 300_000
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
 _USUAL_NAMES = ("app", "application", "api")
@@ -61,7 +61,7 @@ _BRINGS_UVICORN = re.compile(r"\b(fastapi|litestar)\[[^\]]*\b(standard|all)\b", 
 _ENTRYPOINT = re.compile(
     r'^\[tool\.fastapi\]\s*$[^\[]*?^entrypoint *= *["\']([\w.]+):(\w+)', re.MULTILINE | re.DOTALL
 )
-# Without a reloader: orchestra restarts what has changed.
+# Without a reloader: orchestra restarts the server.
 _SERVE = {
     "uvicorn": "uvicorn --port $PORT {factory}{target}",
     "granian": "granian --interface asgi --port $PORT {factory}{target}",
@@ -71,7 +71,7 @@ _SERVE = {
 }
 _PATH = r"""\(\s*(?:\w+\s*=\s*)?[rf]?["'](/[\w.-]+(?:/[\w.-]+)*)"""
 _METHODS = r"(?:get|post|put|patch|delete|head|options|route|websocket|api_route)"
-# What says a path of the whole application, or of an API; a folder that is built is the frontend's.
+# Signs of a path of the whole application, or of an API; a folder that is built is the frontend's.
 _ROUTES = re.compile(
     rf"""@(?:app|application|api)\.{_METHODS}{_PATH}
     |^@{_METHODS}{_PATH}
@@ -80,10 +80,10 @@ _ROUTES = re.compile(
     |["'](/api\b(?:/[\w.-]+)*)""",
     re.MULTILINE | re.VERBOSE,
 )
-# What may stand below another path.
+# Paths that have another one below them.
 _ROUTERS = re.compile(rf"""\bprefix\s*=\s*["'](/[\w.-]+)|@\w+\.{_METHODS}{_PATH}""")
 _DJANGO_ROUTES = re.compile(r"""\b(?:re_)?path\(\s*r?["']\^?/?([\w.-]+(?:/[\w.-]+)*)""")
-# A path that is all paths, a build that is served at the root, the build's page in place of a 404.
+# A path that matches all paths, a build that is served at the root, the build's page in place of a 404.
 _ANSWERS_ALL = re.compile(
     r"""["']/?(?:\{\w+:path\}|<path:\w+>)["']
     |\bstatic_url_path\s*=\s*["']/?["']
@@ -95,7 +95,7 @@ _ANSWERS_ALL = re.compile(
 _ANSWERS_ROOT = re.compile(
     rf"""@(?:\w+\.)?{_METHODS}\(\s*["']/["']|\bRoute\(\s*["']/["']|\bpath\(\s*["']["'](?!\s*,\s*include)"""
 )
-# Pages of its own; tags that load modules of Vite's into them.
+# Pages of its own; tags that load Vite's modules into them.
 _PAGES = re.compile(
     r"render_template|TemplateResponse|Jinja2Templates|HTMLResponse|\brender\(|render_to_|\bTemplate\("
     r"|django_vite|litestar_vite|flask_vite|inertia"
@@ -103,7 +103,7 @@ _PAGES = re.compile(
 
 
 class Call(Struct, frozen=True):
-    """A command, where it is run, and what was seen, for people."""
+    """A command, its folder, and the reason for it, for people."""
 
     folder: Path
     command: str
@@ -115,9 +115,9 @@ class Application(Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: The framework: ``FastAPI``, ``Django``.
-        folder: Where it can be imported from; of Django, where `manage.py` is.
-        target: ``module:name``; of Django, nothing.
-        is_factory: Whether that is a function that makes it.
+        folder: The folder to import it from; for Django that of `manage.py`.
+        target: ``module:name``; empty for Django.
+        is_factory: Whether the target is a factory.
     """
 
     kind: str
@@ -158,7 +158,7 @@ class Sources:
         return len(file.relative_to(self.root).parts), usual, str(file)
 
     def _factories(self) -> dict[str, str]:
-        """What functions make, by their name: one may call another one."""
+        """The classes that functions make, by the functions' names: one may call another one."""
         kinds: dict[str, str] = {}
         for _ in range(2):
             for text in self._texts.values():
@@ -170,7 +170,7 @@ class Sources:
         return kinds
 
     def below(self, folder: Path) -> dict[Path, str]:
-        """The texts of the Python files in a folder, and in those in it."""
+        """The texts of the Python files in a folder and below it."""
         return {file: text for file, text in self._texts.items() if file.is_relative_to(folder)}
 
     def _named(self, folder: Path) -> str:
@@ -184,7 +184,7 @@ class Sources:
         )
 
     def applications(self) -> Iterator[Application]:
-        """Give the applications: Django's, those that the settings name, then the nearest to the top."""
+        """Give the applications: Django's, those of the project's settings, then those nearest to the top."""
         for file, text in self._texts.items():
             if file.name == "manage.py" and _DJANGO.search(text):
                 yield Application(kind="Django", folder=file.parent, file=file)
@@ -220,9 +220,9 @@ class Sources:
         )
 
     def module(self, file: Path, text: str) -> tuple[Path, str]:
-        """Where a file can be imported from, and as what: as part of the packages that it is in or names."""
+        """The folder to import a file from, and its module name, with the packages that it is in or names."""
         above = [each for each in [*upward(file.parent, self.root)][:-1] if _imported(text, each.name)]
-        # Of two folders of one name it is the one that has what is imported.
+        # Of two folders of one name it is the one that contains the import.
         having = [
             each for each in above if any(_has_module(each, name) for name in _imported(text, each.name))
         ]
@@ -239,7 +239,7 @@ class Sources:
         return folder, ".".join(parts).removesuffix(".__init__")
 
     def workers(self) -> Iterator[tuple[Path, str, Path]]:
-        """Give the workers of Celery: where they can be imported from, as what, and their file."""
+        """Give the workers of Celery: the folder to import them from, their target, and their file."""
         for file, text in self._texts.items():
             if found := _CELERY.search(text):
                 folder, module = self.module(file, text)
@@ -263,14 +263,14 @@ class Sources:
         return Call(folder, command, f"{file} makes a {application.kind} application")
 
     def in_environment(self, command: str, folder: Path) -> str:
-        """Have the tool that keeps the folder's environment run a command, if its program is not there."""
+        """Have the tool that keeps the folder's environment run a command, unless its program is found."""
         launcher = tools.launcher_of(folder, self.root)
         if launcher is None or not shutil.which(launcher[0], path=self._machine.environ.get("PATH")):
             return command
         return command if self._has(command.partition(" ")[0], folder) else f"{launcher[0]} run {command}"
 
     def _has(self, program: str, folder: Path) -> bool:
-        """Whether a program is found, and not only beside orchestra where the project has an environment."""
+        """Whether a program is found, and not only beside orchestra if the project has an environment."""
         env, scripts = self._machine.environ, self._machine.scripts
         with_tools = tools.with_tools(env, folder=folder, root=self.root, scripts=scripts)
         found = tools.find_program(program, folder, with_tools, scripts=scripts)
@@ -281,7 +281,7 @@ class Sources:
         return found is not None and not (is_made_later and (not active or tools.is_own(active, scripts)))
 
     def _server(self, application: Application) -> str:
-        """Choose what serves: what the project names, else what its environment has, else the usual one."""
+        """Choose the server: one that the project names, that its environment has, or the usual one."""
         if application.kind in _FLASKS:
             return "flask"
         if application.kind == "Sanic":
@@ -301,12 +301,12 @@ class Sources:
     def paths_of(
         self, application: Application, *, listed: Sequence[str] = (), has_own_api: bool = False
     ) -> tuple[str, ...]:
-        """Say which paths are an application's.
+        """Give the paths of an application.
 
         Args:
             application: The application.
-            listed: Those that the project lists itself, in place of its routes.
-            has_own_api: Whether the frontend has an `/api`, too: then what is below it is told apart.
+            listed: Paths that the project lists itself, used instead of its routes.
+            has_own_api: Whether the frontend has an `/api`, too: then the paths below it are distinguished.
         """
         texts = self.below(application.folder)
         found, more = [*listed], []
@@ -333,7 +333,7 @@ class Sources:
         return tuple(dict.fromkeys([*sorted(cut, key=lambda each: not each.startswith("/api")), *more]))
 
     def hidden_pages(self, application: Application) -> str:
-        """Say why an application answers what is a page of the frontend's; empty: nothing tells it."""
+        """Say why an application answers paths of the frontend's pages; empty if nothing shows that."""
         texts = self.below(application.folder).values()
         if any(_ANSWERS_ALL.search(text) for text in texts):
             return "the backend answers every path"
@@ -355,7 +355,7 @@ def text_of(file: Path) -> str:
 
 
 def _is_global(text: str, start: int, indent: str) -> bool:
-    """Whether a module has what is assigned there: it may be under a condition, but in no function."""
+    """Whether an assignment belongs to its module: it may be under a condition, but in no function."""
     for line in reversed(text[:start].splitlines()) if indent else ():
         stripped = line.lstrip()
         if stripped and not stripped.startswith("#") and len(line) - len(stripped) < len(indent):
@@ -375,7 +375,7 @@ def _needs_nothing(args: str) -> bool:
 
 
 def _imported(text: str, package: str) -> list[str]:
-    """What a file imports from a package: the names of its modules, most probably."""
+    """The names that a file imports from a package: most probably its modules."""
     if package in _FRAMEWORKS:
         return []
     named = re.escape(package)

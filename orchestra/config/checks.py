@@ -1,6 +1,6 @@
-"""Readiness checks: words such as ``"http:/health"`` -> one question to a process each.
+"""Readiness checks: parses settings such as ``"http:/health"`` into one struct per check.
 
-Not here: asking (`child.probe`), how often and for how long (`child.readiness`).
+Not here: how a check is carried out, and where a new kind of check goes (`child.readiness`).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ FORMS = (
     '"tcp", "tcp:PORT", "tcp:HOST:PORT", "http", "http:/path", "http:/path=204", '
     '"http://HOST:PORT/path", "log:REGEX", "exec:COMMAND" or "delay:2"'
 )
-"""All there are, for people."""
+"""All forms, for people."""
 
 _LONGEST_DELAY = 86400.0
 _HTTP = re.compile(r"(?P<url>https?://[^\s/?#@=]+)?(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
 _PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]:|(?P<host>[^\s:/\[\]]+):)?(?P<port>[0-9]{1,5})")
 UPGRADE_REQUIRED = 426
-"""What a socket that takes nothing but WebSockets answers to everything else."""
+"""The answer of a socket that accepts nothing but WebSockets."""
 
 
 class TcpCheck(Struct, frozen=True):
-    """A socket of its process tree listens, or something does `at` an address (a container, say)."""
+    """A socket of the process tree listens, or something listens at the address `at` (a container's, say)."""
 
     at: Address | None = None
 
 
 class HttpCheck(Struct, frozen=True):
-    """A socket of its process tree listens, and answers ``GET path``.
+    """A socket of the process tree listens, and answers ``GET path``.
 
     Attributes:
-        status: The status that counts; ``None``: any below `below`, but 426.
+        status: The expected status; ``None``: any below `below`, except 426.
         below: 600 means any at all.
-        at: What answers, whatever that is.
+        at: The address of the server, whichever process that is.
     """
 
     path: str = "/"
@@ -60,26 +60,26 @@ class HttpCheck(Struct, frozen=True):
     at: Address | None = None
 
     def accepts(self, status: int) -> bool:
-        """Whether an answer of this status is the one that is waited for."""
+        """Whether an answer of this status passes the check."""
         if self.status is not None:
             return status == self.status
         return status < self.below and status != UPGRADE_REQUIRED
 
 
 class LogCheck(Struct, frozen=True):
-    """It has written a line in which `pattern` is found; colours do not count."""
+    """The process has written a line in which `pattern` is found; colours are ignored."""
 
     pattern: re.Pattern[str]
 
 
 class ExecCheck(Struct, frozen=True):
-    """A command, run in its folder and environment, ends with 0."""
+    """A command, run in the folder and environment of the process, ends with 0."""
 
     command: str
 
 
 class DelayCheck(Struct, frozen=True):
-    """So many seconds have passed since it was spawned."""
+    """So many seconds have passed since the spawn."""
 
     seconds: float
 
@@ -88,7 +88,7 @@ Check: TypeAlias = TcpCheck | HttpCheck | LogCheck | ExecCheck | DelayCheck
 
 
 def parse_checks(ready: str | tuple[str, ...] | None) -> tuple[Check, ...]:
-    """Read all checks of a process, perhaps none; `ValueError` says which is not a valid one, and why."""
+    """Parse all checks of a process, perhaps none; `ValueError` says which is not valid, and why."""
     return tuple(_parse(each) for each in words_of(ready))
 
 
@@ -133,7 +133,7 @@ def _at_port(text: str) -> Address:
 
 
 def _http(text: str, wrong: str) -> HttpCheck:
-    """Read a path, or a URL with a host, and the status that counts; `ValueError` says what is `wrong`."""
+    """Parse a path, or a URL with a host, and the expected status; `ValueError` has the text `wrong`."""
     found = _HTTP.fullmatch(text)
     if found is None:
         raise ValueError(wrong)

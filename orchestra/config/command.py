@@ -1,11 +1,11 @@
-"""What a command is going to run, by reading it: Vite or a known server, where, and at which port.
+"""Reads a command to find out what it will run: Vite or a known server, in which folder, at which port.
 
-A command is split into simple commands, and these are followed: through ``cd``, what merely runs another
-program (``exec``, ``env``, ``corepack``, ``uv run``, ``concurrently``), package managers and the scripts of
-``package.json``, to a bounded depth. This is reading, not running: what depends on a variable, on a
-substitution or on what a command answers is not known, and what is not known is not claimed. What starts Vite
-in any other way (``make dev``) is found by its sockets (`roles`); what is read here decides before the start
-what is installed, and which requests are held. Only the first program after ``cd`` is sure to be executed.
+A command is split into simple commands, which are followed through ``cd``, through wrappers (``exec``,
+``env``, ``corepack``, ``uv run``, ``concurrently``), package managers and the scripts of ``package.json``, to
+a bounded depth. Nothing is run: what depends on a variable, a substitution or a command's output is unknown,
+and unknown means no claim. Vite that is started in any other way (``make dev``) is found by its sockets
+(`roles`); the reading decides before the start which packages are installed and which requests are held. Only
+the first program after ``cd`` is certain to be executed.
 
 Not here: starting anything, the network, `os.environ`; packages (`packages`).
 """
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "read"]
 
-# How `concurrently` is told of a script: `npm:dev`.
+# How `concurrently` refers to a script: `npm:dev`.
 _SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
-# What else runs several scripts of packages at once; which ones is not read.
+# Others that run several scripts of packages at once; which ones is not read.
 _OF_SEVERAL = frozenset({"lerna", "npm-run-all", "npm-run-all2", "nx", "run-p", "turbo"})
-# Frameworks that bring Vite, with the word that starts its development server.
+# Frameworks that include Vite, with the word that starts their development server.
 _FRAMEWORKS = {"ng": "serve"} | dict.fromkeys(
     ("astro", "nuxi", "nuxt", "quasar", "react-router", "vinxi", "waku"), "dev"
 )
-# How deep scripts that call scripts are followed: more is a loop or a puzzle.
+# The depth to which scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
 _OPERATOR = re.compile(r"[;&|()]+")
 _SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
-# What the shell decides when it runs.
+# Characters whose meaning the shell decides at run time.
 _INTERPRETER = re.compile(r"python(\d(\.\d+)?)?|node(js)?|(ba|da|k|z)?sh")
 _SCRIPT = re.compile(r".*\.(py|m?js|cjs|m?ts|sh)")
 _UNKNOWN = re.compile(r"[$`*?~]")
-# Programs that run the command behind them. `cd` and the like come before a command and change nothing.
+# Programs that run the command after them. `cd` and the like come before a command and change nothing.
 # fmt: off
 _WRAPPERS = frozenset({
     "command", "cross-env", "env", "exec", "nice", "nohup", "setsid", "stdbuf", "time", "timeout",
@@ -57,7 +57,7 @@ _WRAPPERS = frozenset({
 _LAUNCHERS = frozenset({"hatch", "pdm", "pipenv", "poetry", "rye", "uv"})
 _SHELLS = frozenset({"bash", "dash", "sh", "zsh"})
 _HARMLESS = frozenset({":", "echo", "export", "printf", "set", "trap", "true", "ulimit", "umask", "unset"})
-# Builtins and keywords: what comes later depends on how they end, or is not a program.
+# Builtins and keywords: the words after them depend on how they end, or are not a program.
 _NOT_PROGRAMS = _HARMLESS | {
     "!", ".", "[", "[[", "{", "}", "alias", "builtin", "case", "command", "do", "done", "elif", "else",
     "esac", "eval", "exit", "false", "fi", "for", "function", "if", "kill", "popd", "pushd", "pwd", "read",
@@ -65,11 +65,11 @@ _NOT_PROGRAMS = _HARMLESS | {
 }
 # fmt: on
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
-# Managers whose `run` is for scripts alone: that of the others runs programs and files, too.
+# Managers whose `run` is for scripts alone: the others run programs and files, too.
 _RUN_SCRIPTS_ONLY = frozenset({"npm", "pnpm"})
 _SCRIPT_MAY_BE_MISSING = frozenset({"--if-present", "--recursive", "--workspaces", "-r", "-ws"})
 _RUNNERS = {"bunx": "bun", "npx": "npm", "pnpx": "pnpm"}  # as `exec` of that manager
-# What has to be on `PATH` for a program, itself included.
+# Programs that have to be on `PATH` for a program, itself included.
 _NEEDS = {
     **{program: ("node", program) for program in ("corepack", "npm", "npx", "pnpm", "pnpx", "vite", "yarn")},
     **{program: (program,) for program in ("bun", "node", "nodejs")},
@@ -78,8 +78,8 @@ _NEEDS = {
 _FOLDER_OPTIONS = frozenset({"--cwd", "--dir", "--prefix", "-C"})
 _WORKSPACE_OPTIONS = frozenset({"--filter", "--workspace", "-F", "-w"})
 _CALL_OPTIONS = frozenset({"--call", "-c"})
-# Options that take a value, of all programs that are followed: where one has a flag of the same name, the
-# worst that happens is that Vite is found by its socket.
+# Options that take a value, for all programs that are followed: if one has a flag of the same name, the worst
+# that happens is that Vite is found by its socket.
 # fmt: off
 _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
     "--base", "--chdir", "--conditions", "--config", "--configLoader", "--env-file", "--experimental-loader",
@@ -87,46 +87,46 @@ _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozense
     "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
     "--require", "--unset", "--with", "-X", "-a", "-k", "-l", "-m", "-n", "-p", "-r", "-u",
 })
-# The port that a server takes if it is told none; 0: it reads one that we set from the environment.
+# The default port of a server; 0: it reads one from the environment, which we set.
 _SERVERS: Mapping[str, int] = {
     "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000, "gunicorn": 0,
     "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000, "mkdocs": 8000, "pserve": 0,
     "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
 }
-# What does many things, with the words that make it serve.
+# Programs with many uses, and the words that make them serve.
 _SERVING_WORDS: Mapping[str, set[str]] = {
     "django-admin": {"runserver", "runserver_plus"}, "fastapi": {"dev", "run"}, "flask": {"run"},
     "litestar": {"run"}, "manage.py": {"runserver", "runserver_plus"}, "quart": {"run"},
 }
 # fmt: on
-# These serve files: known for their port, not for being the backend.
+# These serve files: their port is known, but they are not a backend.
 _FILE_SERVERS = frozenset({"http.server", "mkdocs"})
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
 _PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
 _POSITIONAL_PORT = frozenset({"django-admin", "http.server", "manage.py"})
-# A container's: where it is published on this machine, and, behind that, its own.
+# A container's port: where it is published on this machine and, after that, its own.
 _CONTAINERS = frozenset({"docker", "docker-compose", "nerdctl", "podman", "podman-compose"})
 _PUBLISHED = re.compile(r"(?<!\S)(?:-p|--publish)[= ]?(?:\S*:)?([0-9]{2,5}):[0-9]+(?:/tcp)?(?!\S)")
 _PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """What a command is going to do, as far as reading it tells.
+    """What a command is going to do, as far as reading it shows.
 
     Attributes:
-        folder: Where it runs Vite; otherwise where it first asks a package manager, or starts.
+        folder: Where it runs Vite; otherwise where it first calls a package manager, or starts.
         why: How it runs Vite's development server, for people: "`npm run dev` in frontend runs vite".
         manager: The package manager that it uses, if its packages have to be there before it starts.
         missing: A folder that it changes to and that does not exist.
-        program: What is sure to be executed first: a name, or a path; empty if that is not sure.
-        program_cwd: Where its first program is called, sure or not; ``None``: that is not known.
-        script: The file that this program is told to execute: ``manage.py``.
-        is_launched: Whether that is a tool that keeps the environment of its project: ``uv run``.
-        serves: What of it runs a server for Python, such as ``uvicorn app:app``; empty if none is known.
-        reloader: What makes its program reload itself when a file changes, if anything is known to.
-        ports: Those that it listens on, whatever its environment says.
-        speaks_http: Whether it may: it does not run a program of `roles.NOT_HTTP`.
-        fault: What is wrong with a `package.json` that it needs; no package manager could read it either.
+        program: The program that is certain to be executed first: a name, or a path; empty if there is none.
+        program_cwd: The folder in which its first program is called, certain or not; ``None`` if not known.
+        script: The file that this program executes: ``manage.py``.
+        is_launched: Whether the program is a tool that keeps the environment of its project: ``uv run``.
+        serves: The part that runs a server for Python, such as ``uvicorn app:app``; empty if there is none.
+        reloader: What makes its program reload itself when a file changes, if known.
+        ports: The ports that it listens on, whatever its environment.
+        speaks_http: False if it runs a program of `roles.NOT_HTTP`.
+        fault: The error in a `package.json` that it needs, which no package manager could read either.
     """
 
     folder: Path = Path()
@@ -146,14 +146,14 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What `program` needs on `PATH`, itself included: ``("node", "npm")``."""
+        """The programs that `program` needs on `PATH`, itself included: ``("node", "npm")``."""
         folder, _, file = self.program.rpartition("/")
         name = file.removesuffix(".js")
         return tuple(each for each in _NEEDS.get(name, ()) if each != name or not folder)
 
 
 def read(command: str, *, cwd: Path, root: Path, env: Mapping[str, str] | None = None) -> Reading:
-    """Read a command that is given to ``/bin/sh -c``.
+    """Read a command for ``/bin/sh -c``.
 
     Messages are relative to `root`, the folder of the Procfile; no `package.json` above it is looked for.
     `env` is the child's environment, for ``~``.
@@ -177,16 +177,16 @@ class _Walk:
         self.installs = False  # by itself
         self.is_first = True  # no program has been executed
         self.depth = 0
-        self.scripts: list[tuple[Path | None, str]] = []  # that it is in
-        self.via = ""  # the outermost simple command that it is in
+        self.scripts: list[tuple[Path | None, str]] = []  # the current folder
+        self.via = ""  # the outermost simple command that contains it
 
     def set(self, **found: object) -> None:
-        """Take note of fields of `Reading` that are not known yet."""
+        """Set fields of `Reading` that are not known yet."""
         for name, value in found.items():
             self.found.setdefault(name, value)
 
     def run(self, command: str, cwd: Path | None) -> None:
-        """Follow all simple commands of `command`, which begins in `cwd`; `None` is a folder not known."""
+        """Follow all simple commands of `command`, which begins in `cwd`; `None` is an unknown folder."""
         outer: list[Path | None] = []
         for words, operator in _simple_commands(command):
             if self.depth == 0:
@@ -206,7 +206,7 @@ class _Walk:
                     self.follow(words, cwd, is_sure=operator != "||")
 
     def inner(self, command: str, cwd: Path | None) -> None:
-        """Follow a script, or what a program is told to run."""
+        """Follow a script, or the command that a program runs."""
         if self.depth < _MAX_DEPTH:
             self.depth += 1
             self.run(command, cwd)
@@ -216,7 +216,7 @@ class _Walk:
         """Follow ``cd``."""
         new = self.folder(next((each for each in args if each != "--"), "~"), cwd)
         if new is not None and not is_folder(new):
-            # Only a `cd` that comes before everything else is sure to fail: a command may make the folder.
+            # Only a `cd` before everything else is certain to fail: a command may make the folder.
             if may_fail:
                 return cwd
             if self.is_first:
@@ -224,7 +224,7 @@ class _Walk:
         return new
 
     def folder(self, name: str, cwd: Path | None) -> Path | None:
-        """The folder that `name` means in `cwd`; `None` if it depends on something."""
+        """The folder that `name` means in `cwd`; `None` if it cannot be known."""
         if name == "~" or name.startswith("~/"):
             return Path(self.env["HOME"], name[2:]) if self.env.get("HOME") else None
         if cwd is None or name == "-" or _UNKNOWN.search(name):
@@ -239,7 +239,7 @@ class _Walk:
         elif words and (words[0] not in _HARMLESS or "PATH=" in " ".join(words)):
             is_clear = not _UNKNOWN.search(words[0])
             if self.is_first:
-                # Of what comes behind a program it is not sure that it is executed, and with which PATH.
+                # A command after a program may not be executed, and perhaps with another PATH.
                 is_program = is_sure and keeps_path and is_clear and words[0] not in _NOT_PROGRAMS
                 launched = words[0].rpartition("/")[2] in _LAUNCHERS
                 self.set(program=words[0] if is_program else "", program_cwd=cwd, is_launched=launched)
@@ -250,7 +250,7 @@ class _Walk:
                 self.serve(words, told=ports)
 
     def program(self, program: str, args: list[str], cwd: Path | None) -> None:
-        """Follow a program: Vite, Node, a package manager; any other is not of interest."""
+        """Follow a program: Vite, Node, a package manager; others are ignored."""
         if program in NOT_HTTP:
             self.set(speaks_http=False)
         elif _unversioned(program).removesuffix(".js") == "vite":
@@ -280,9 +280,9 @@ class _Walk:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 
     def serve(self, words: Sequence[str], *, told: Sequence[int]) -> None:
-        """Take note of a server for Python, of the ports that a program takes, and of what reloads it."""
+        """Take note of a server for Python, of the ports that a program takes, and of a reloader."""
         program, args = _module(words)
-        # Options of the program itself may stand before what it is to do: `flask --app notes run`.
+        # Options of the program itself may come before its command: `flask --app notes run`.
         wanted = _SERVING_WORDS.get(program)
         serves = program in _SERVERS and (wanted is None or not wanted.isdisjoint(args))
         if (reloader := find_reloader(program, args, self.env)) is not None:
@@ -295,7 +295,7 @@ class _Walk:
         self.ports += told or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
 
     def vite(self, args: Sequence[str], cwd: Path | None) -> None:
-        """Take note of Vite, unless a subcommand or an option makes it something else than the server."""
+        """Take note of Vite, unless a subcommand or an option makes it something other than the server."""
         self.uses("npm", cwd)
         options, words = _split(args)
         is_asked = {"--help", "-h", "--version", "-v"} & {option for option, _ in options}
@@ -303,7 +303,7 @@ class _Walk:
             self.found_vite("vite", cwd)
 
     def found_vite(self, program: str, cwd: Path | None) -> None:
-        """Take note of what runs Vite first."""
+        """Take note of the first command that runs Vite."""
         self.uses("npm", cwd)
         if "why" in self.found:
             return
@@ -314,7 +314,7 @@ class _Walk:
 
     def manage(self, manager: str, args: list[str], cwd: Path | None) -> None:
         """Follow a command of npm, pnpm, yarn or bun."""
-        # Options of the manager may stand behind what it runs: for Vite, they are as good as its own.
+        # Options of the manager may come after the script: for Vite, they are as good as its own.
         options, words = _split(args)
         if words[:1] == ["workspace"] and len(words) > 2:
             options, words = [*options, ("--workspace", words[1])], words[2:]
@@ -343,7 +343,7 @@ class _Walk:
                 self.script(name, rest, cwd, is_npm=manager == "npm")
 
     def refuse_missing_script(self, manager: str, name: str, cwd: Path | None) -> None:
-        """Take note if a manager is certain to find no such script: it looks in all folders above, too."""
+        """Take note if a manager will certainly find no such script: it looks in all folders above, too."""
         if self.found.get("program") != manager or self.scripts or cwd is None or not is_folder(cwd):
             return
         folder = package_folder(cwd, Path(cwd.anchor))
@@ -357,7 +357,7 @@ class _Walk:
             self.set(fault=unreadable(path) or missing)
 
     def script(self, name: str, args: Sequence[str], cwd: Path | None, *, is_npm: bool = True) -> None:
-        """Follow a script of the nearest `package.json`; all but npm take the name of a program, too."""
+        """Follow a script of the nearest `package.json`; except for npm, it may be a program's name."""
         folder = None if cwd is None else package_folder(cwd, self.root)
         if folder is not None and (fault := unreadable(folder / "package.json")) is not None:
             self.set(fault=fault)
@@ -381,7 +381,7 @@ class _Walk:
 
 
 def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
-    """Split into simple commands, each with the operator behind it; a bracket, or ``&``, is one, too."""
+    """Split into simple commands, each with the operator after it; a bracket, or ``&``, is one, too."""
     command = _SUBSTITUTION.sub("$UNKNOWN", command)
     lexer = shlex.shlex(command.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.commenters = ""
@@ -407,14 +407,14 @@ def _simple_commands(command: str) -> Iterator[tuple[list[str], str]]:
                     words = []
             else:
                 words.append(token)
-    except ValueError:  # an open quote: the shell will say so
+    except ValueError:  # An open quote: the shell will report it.
         return
     if words:
         yield words, ""
 
 
 def _script_file(words: Sequence[str], cwd: Path | None) -> Path | None:
-    """The file that an interpreter is told to execute, if it is its first word."""
+    """The file that an interpreter executes, if it is its first word."""
     if cwd is None or not _INTERPRETER.fullmatch(words[0].rpartition("/")[2]):
         return None
     options = [*takewhile(lambda each: each.startswith("-"), words[1:])]
@@ -432,7 +432,7 @@ def _shell_script(words: Sequence[str]) -> str | None:
 
 
 def _without_prefix(words: list[str]) -> tuple[list[str], list[int], bool]:
-    """Leave out assignments and wrappers; also give ports that are set, and whether PATH stays as it is."""
+    """Leave out assignments and wrappers; also give ports that are set, and whether PATH stays the same."""
     ports, keeps_path = [], True
     while words:
         program = words[0].rpartition("/")[2]
@@ -468,7 +468,7 @@ def _split(args: Sequence[str], *, is_leading: bool = False) -> tuple[list[tuple
 
 
 def _module(words: Sequence[str]) -> tuple[str, list[str]]:
-    """What is run, and with what: of Python, its module or script."""
+    """The program and its arguments; for Python, those of its module or script."""
     program, args = words[0].rpartition("/")[2], list(words[1:])
     if re.fullmatch(r"python(\d(\.\d+)?)?", program):
         while args and args[0].startswith("-") and args[0] != "-m":
@@ -479,7 +479,7 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _ports(args: Sequence[str], default: int, *, is_positional: bool) -> list[int]:
-    """The ports that a program is told to listen on; if it is told none, its own."""
+    """The ports that the arguments of a program name; without any, its default one."""
     told = [value for option, value in pairwise([*args, ""]) if _PORT_OPTIONS.fullmatch(option)]
     for option, equals, value in (arg.partition("=") for arg in args):
         told += [value] if equals and _PORT_OPTIONS.fullmatch(option) else []

@@ -1,9 +1,9 @@
-"""What each child gets as its environment: ports, the addresses of siblings, and what ``.env`` files say.
+"""The environment of each child: ports, the addresses of its siblings, and the contents of ``.env`` files.
 
-Those are in python-dotenv's grammar: quotes, ``export``, multi-line values, ``${VAR}`` and
-``${VAR:-default}`` are read as python-dotenv does. A line that it would skip with a warning, or drop without
-one, is an error here that names file and line. ``${VAR}`` sees what was set above it, in earlier files, and
-in the operating system's environment.
+``.env`` files have python-dotenv's grammar: quotes, ``export``, multi-line values, ``${VAR}`` and
+``${VAR:-default}``. A line that python-dotenv would skip with a warning, or drop silently, is an error here
+that names file and line. ``${VAR}`` is looked up in the lines above it, in earlier files, and in the
+operating system's environment.
 
 Not here: `os.environ`; all environments are arguments and results. The project's own tools on ``PATH``:
 `tools`.
@@ -36,7 +36,7 @@ __all__ = [
     "with_address",
 ]
 
-# The variables that tell a child its port: the common one, uvicorn's and Flask's.
+# The variables with a child's port: the common one, uvicorn's and Flask's.
 PORT_VARIABLES = ("PORT", "UVICORN_PORT", "FLASK_RUN_PORT")
 # As `fastapi dev` sets it: otherwise `app.frontend` needs a build of the frontend.
 DEVELOPMENT = {"FASTAPI_ENV": "development"}
@@ -56,10 +56,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def for_child(
     env: Mapping[str, str], *, port: int | None, siblings: Mapping[str, int], hosts: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Give the environment of one child, all but what the supervisor adds.
+    """Give the environment of one child, all but the supervisor's variables.
 
-    ``PORT`` says `port`, ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` tell the ports of `siblings`, by name. Of the
-    `hosts` that requests may be for, Vite is told the first: it takes one entry (``.x`` is all below it).
+    ``PORT`` is `port`, ``ORCHESTRA_<NAME>_PORT`` and ``_URL`` are the ports of `siblings`, by name. Vite gets
+    the first of the allowed `hosts`: it takes one entry (``.x`` stands for all names below it).
     """
     new = {"PYTHONUNBUFFERED": "1", **DEVELOPMENT, **({VITE_HOSTS: hosts[0]} if hosts else {}), **env}
     for name, sibling in siblings.items():
@@ -71,11 +71,11 @@ def for_child(
 
 
 def with_address(env: Mapping[str, str], url: str | None) -> dict[str, str]:
-    """Give an environment that tells a child the one address of this run, and of no other run."""
+    """Give an environment that contains the one address of this run, and of no other run."""
     new = {name: text for name, text in env.items() if name not in _ADDRESS_VARIABLES}
     if url is not None:
         parts = urlsplit(url)
-        # Nothing can be reached at the address that stands for all of them.
+        # The wildcard address cannot be connected to.
         host = _LOOPBACK.get(parts.hostname or "", parts.netloc.rpartition(":")[0])
         values = (f"http://{host}:{parts.port}", str(parts.port))
         new.update(zip(_ADDRESS_VARIABLES, values, strict=True))
@@ -83,7 +83,7 @@ def with_address(env: Mapping[str, str], url: str | None) -> dict[str, str]:
 
 
 def sibling_prefix(process: str) -> str:
-    """Give what the variables that tell of ``notes-api`` begin with: ``ORCHESTRA_NOTES_API``."""
+    """Give the prefix of the variables about ``notes-api``: ``ORCHESTRA_NOTES_API``."""
     return f"ORCHESTRA_{process.upper().replace('-', '_')}"
 
 
@@ -98,7 +98,7 @@ def mentions_port(command: str) -> bool:
 def merge(
     environ: Mapping[str, str], files: Iterable[tuple[Path, bool]], problems: Problems
 ) -> dict[str, str]:
-    """Lay ``.env`` files, each of which may have to be there, over an environment; the later file wins."""
+    """Lay ``.env`` files, each of which may be required, over an environment; the later file wins."""
     merged = dict(environ)
     for path, is_needed in files:
         with problems.caught():
@@ -114,7 +114,8 @@ def merge(
 def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str]) -> dict[str, str]:
     """Parse the text of one ``.env`` file, and give its variables alone.
 
-    ``${VAR}`` sees what stands above it in the file, then `over`. Values may be secrets: no problem has one.
+    ``${VAR}`` is looked up in the lines above, then in `over`. Values may be secrets: no problem contains
+    one.
     """
     from dotenv.parser import parse_stream  # noqa: PLC0415 - not every project has such a file
     from dotenv.variables import parse_variables  # noqa: PLC0415
@@ -126,7 +127,7 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
             if key is not None:
                 seen = {**over, **found}
                 if (error := _unexpanded(binding, path, seen)) is not None:
-                    # The program search goes on with what was meant.
+                    # The search for programs uses the intended value.
                     value = value.replace("$PATH", "${PATH}") if key == "PATH" else value
                     (problems.errors if key == "PATH" else problems.warnings).append(error)
                 found[key] = "".join(atom.resolve(seen) for atom in parse_variables(value))
@@ -134,7 +135,7 @@ def parse(text: str, path: Path, problems: Problems, *, over: Mapping[str, str])
 
 
 def _checked(binding: Binding, path: Path) -> tuple[str | None, str]:
-    """The name and the value of a line, not expanded yet; no name: it is a comment, or nothing."""
+    """The name and the value of a line, not expanded yet; without a name it is a comment or empty."""
     key, value = binding.key, binding.value
 
     def wrong(message: str, hint: str) -> ConfigError:
@@ -155,7 +156,7 @@ def _checked(binding: Binding, path: Path) -> tuple[str | None, str]:
 
 
 def _unexpanded(binding: Binding, path: Path, seen: Mapping[str, str]) -> ConfigError | None:
-    """Say it if a value names a variable without braces, which stays as it is written."""
+    """Warn if a value names a variable without braces, which is not expanded."""
     written = binding.original.string.partition("=")[2].lstrip()
     names = _BARE.findall(binding.value or "")
     name = next((each for each in names if each in seen or each == binding.key), None)
@@ -166,7 +167,7 @@ def _unexpanded(binding: Binding, path: Path, seen: Mapping[str, str]) -> Config
 
 
 def _line_of(binding: Binding) -> int:
-    """Where a binding begins: python-dotenv counts the empty lines before it as part of it."""
+    """The line where a binding begins: python-dotenv counts the empty lines before it as part of it."""
     text = binding.original.string
     before = text[: len(text) - len(text.lstrip())]
     return binding.original.line + len(re.findall(r"\r\n|\n|\r", before))

@@ -1,4 +1,4 @@
-"""Reading the user's files, and collecting all that is wrong with them; not what they mean."""
+"""Reads the user's files, and collects everything that is wrong with them; not what they mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ is_file, is_folder = os.path.isfile, os.path.isdir
 
 
 def upward(folder: Path, root: Path) -> Iterator[Path]:
-    """Give the folder and those above it, up to `root`; of a folder elsewhere, only itself."""
+    """Give the folder and its parents, up to `root`; for a folder elsewhere, only itself."""
     yield folder
     while folder != root and folder.is_relative_to(root):
         folder = folder.parent
@@ -30,21 +30,21 @@ def upward(folder: Path, root: Path) -> Iterator[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Give the folders in a folder, by name, without hidden ones; as far as we may look."""
+    """Give the folders in a folder, by name, without hidden ones, as far as they are readable."""
     try:
         return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
     except OSError:
         return []
 
 
-# Problems that are listed: a file that is none of ours has one in every line.
+# The largest number of listed problems: if a file is not a Procfile, every line has one.
 _MOST_PROBLEMS = 50
 # Seconds for a password manager to write the pipe that it has in place of a file.
 _PIPE_TIMEOUT = 10.0
 
 
 class Problems(Struct):
-    """Collects errors, with which no run can start, and warnings: it may fail by what is not there yet."""
+    """Collects errors, with which no run can start, and warnings: something may be missing at run time."""
 
     errors: list[ConfigError] = field(default_factory=list)
     warnings: list[ConfigError] = field(default_factory=list)
@@ -55,14 +55,14 @@ class Problems(Struct):
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Add the `ConfigError` that ends the block, if one does."""
+        """Catch and add the `ConfigError` that ends the block, if one does."""
         try:
             yield
         except ConfigError as exc:
             self.errors.append(exc)
 
     def in_order(self, *, first: Path | None = None) -> tuple[ConfigError, ...]:
-        """Give the first 50 problems, each once, by file and line; what has no file comes last.
+        """Give the first 50 problems, each once, by file and line; those without a file come last.
 
         The file `first`, the Procfile, comes before all others.
         """
@@ -79,13 +79,13 @@ class Problems(Struct):
         return tuple(found)
 
     def raise_all(self, *, first: Path | None = None) -> None:
-        """Raise everything together, as `ConfigErrors`, if there is an error."""
+        """Raise all errors together, as `ConfigErrors`, if there are any."""
         if self.errors:
             raise ConfigErrors(self.in_order(first=first))
 
 
 def text_if_any(path: Path, *, most: int = 1 << 26) -> str:
-    """Read a file that may be missing: empty if it is, cannot be read, or has more than `most` bytes."""
+    """Read a file that may be missing: empty if it is, is unreadable, or has more than `most` bytes."""
     try:
         return read_file(path, most=most).decode("utf-8-sig", "replace")
     except (OSError, ValueError):
@@ -99,10 +99,10 @@ def _file_of(error: ConfigError) -> Path | None:
 def read_text(path: Path, kind: str, *, if_folder: str = "Name a file in it.") -> str | None:
     """Read a file of the user: UTF-8, with or without a byte-order mark; line ends as they are.
 
-    It should be of a `kind` such as ``a Procfile``; `if_folder` is the next step if it is a folder.
+    `kind` is its name in messages, such as ``a Procfile``; `if_folder` is the hint if it is a folder.
 
     Returns:
-        ``None`` if there is no such file; the caller knows what that means.
+        ``None`` if there is no such file; the caller decides what that means.
 
     Raises:
         ConfigError: It is a folder, cannot be read, or is not UTF-8 (with line and column of the bad byte).
@@ -120,7 +120,7 @@ def read_text(path: Path, kind: str, *, if_folder: str = "Name a file in it.") -
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        # With a byte-order mark, positions are counted after it.
+        # After a byte-order mark, positions are counted from its end.
         before = data.removeprefix(b"\xef\xbb\xbf")[: exc.start]
         line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1) + 1
         text = f"not UTF-8: byte 0x{exc.object[exc.start]:02x} at byte {column} of the line"

@@ -1,12 +1,12 @@
-"""Which frontends a project has, how they are run, and what they say of the paths that they ask for.
+"""Finds a project's frontends, how to run them, and which side their configuration gives each path.
 
-Frontends are folders whose `package.json` has a script that runs Vite, or names Vite or a framework that
-brings its own. Of several the one that surely runs Vite comes first, then one with pages, then the one that
-is nearest to the top.
+A frontend is a folder whose `package.json` has a script that runs Vite, or names Vite or a framework that
+includes it. Of several, one that certainly runs Vite comes first, then one with pages, then the nearest to
+the top.
 
 Vite's configuration says which paths are the backend's (``server.proxy``), and below which path its own files
-are (``base``). A path that it rewrites, or passes on to another machine, has to be asked of Vite. Texts are
-searched, not executed. Not here: Python (`applications`), and what is written (`scaffold`).
+are (``base``). A path that it rewrites, or forwards to another machine, has to stay Vite's. Files are
+searched as text, not executed. Not here: Python (`applications`), and what is written (`scaffold`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Forwarded", "Frontend", "find_frontends"]
 
 _RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
-# Packages that render pages, and may have an API of their own; all but Next.js bring Vite.
+# Packages that render pages, and may have an API of their own; all but Next.js include Vite.
 # fmt: off
 _RENDERERS = (
     "@sveltejs/kit", "nuxt", "astro", "@react-router/dev", "@remix-run/dev", "@solidjs/start",
@@ -36,7 +36,7 @@ _RENDERERS = (
     "next",
 )
 # fmt: on
-# Servers that are not sure to be Vite, with the paths of their WebSockets.
+# Servers that may not be Vite, with the paths of their WebSockets.
 _OTHERS = {
     "next": ("/_next/",),
     "@angular/cli": ("/ng-cli-ws",),
@@ -52,7 +52,7 @@ _PROXY = re.compile(r"\bproxy\s*:\s*\{")
 _ENTRY = re.compile(r"""["'`]\^?(/[\w.-]+(?:/[\w.-]+)*)[^"'`]*["'`]\s*:\s*(\{)?""")
 _LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1?\]):(\d+)")
 _ELSEWHERE = re.compile(r"""["'`](?:https?:)?//(?:[\w-]+\.)+[a-z]{2,}\b""")
-# Where a frontend may name an address as that of its backend.
+# Files in which a frontend may name its backend's address.
 _ASKING = re.compile(r"^[^\n]*(?:api|backend|base_?url|fetch|axios)[^\n]*", re.IGNORECASE | re.MULTILINE)
 _MAY_ASK = re.compile(r"\.env(\.local|\.dev\w*)?|(?!.*(config|test|spec)\b).*\.(ts|tsx|js|jsx|vue|svelte)")
 # Ports of frontends, which may name themselves.
@@ -61,11 +61,12 @@ _MOST_SOURCES = 300
 
 
 class Forwarded(Struct, frozen=True):
-    """A path that Vite passes on.
+    """A path that Vite forwards.
 
     Attributes:
-        port: The port of this machine; ``None``: it is not named.
-        is_vite_s: Whether Vite has to be asked: it changes the path, or passes it on to elsewhere.
+        port: The port on this machine; ``None`` if it is not named.
+        is_vite_s: Whether requests have to go to Vite: it changes the path, or forwards it to another
+            machine.
     """
 
     path: str
@@ -79,7 +80,7 @@ class Frontend(Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where its pages are.
         package: The package that runs it: ``vite``, ``next``, ``nuxt``, ``react-scripts``.
-        is_sure: Whether reading its command tells that it runs Vite itself.
+        is_sure: Whether its command is known to run Vite itself.
         renders: Whether it renders its pages, and may have an API of its own.
     """
 
@@ -91,12 +92,12 @@ class Frontend(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What its process is called."""
+        """The name of its process."""
         return "vite" if self.is_sure else "frontend"
 
     @property
     def has_pages(self) -> bool:
-        """Whether it has pages, and not only what those of the backend load."""
+        """Whether it has pages, and not only modules for pages of the backend."""
         return self.renders or self.package in _OTHERS or is_file(self.folder / "index.html")
 
     @property
@@ -116,7 +117,7 @@ class Frontend(Struct, frozen=True, kw_only=True):
         return f"{found[1].rstrip('/')}/" if found is not None else ""
 
     def forwarded(self) -> list[Forwarded]:
-        """Give what Vite passes on."""
+        """Give the paths that Vite forwards."""
         text = self._configuration()
         found = _PROXY.search(text)
         block = _in_braces(text, found.end()) if found is not None else ""
@@ -181,7 +182,7 @@ def _frontends(root: Path, files: Mapping[Path, Sequence[str]]) -> Iterator[Fron
         runs, renders = renderer or other, renderer is not None
         for each in candidates:
             reading = commands.read(each, cwd=folder, root=root)
-            # A script that starts the backend, too, would start it twice.
+            # A script that also starts the backend would start it twice.
             if reading.why and not reading.serves:
                 call = Call(folder, each, reading.why)
                 is_sure = reading.why.endswith(" vite")

@@ -1,4 +1,4 @@
-"""Which key of the dashboard is for what: the usual keys, and what the settings make of them.
+"""The keys of the dashboard: which key has which action, by default and by the settings.
 
 Not here: what a terminal sends for a key (`dashboard/keys`), what the actions do (`dashboard/controls`).
 """
@@ -20,7 +20,7 @@ NAMED = frozenset({
     "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9", "f10", "f11", "f12",
 })
 # fmt: on
-"""Keys beside characters and ``ctrl-a`` to ``ctrl-z``."""
+"""Names of keys, beside characters and ``ctrl-a`` to ``ctrl-z``."""
 
 _CONTROL = re.compile(r"ctrl-[a-z]")
 
@@ -59,7 +59,7 @@ ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "suspend": (("ctrl-z",), "suspend"),
     "redraw": (("ctrl-l",), "draw everything again"),
 }
-"""What can be done by a key: the usual keys, and what it does, in words that fit half of 80 columns."""
+"""All actions: their default keys, and a description that fits half of 80 columns."""
 
 
 def bindings(changed: Mapping[str, str]) -> dict[str, str]:

@@ -1,12 +1,12 @@
-"""Everything that a user wrote, put together: Procfile, ``.env`` files, settings and options -> a `Plan`.
+"""Combines everything that a user wrote: Procfile, ``.env`` files, settings and options -> a `Plan`.
 
-The order is that of the reader: first the Procfile and the settings are read, then processes are chosen
-(`select`), then each one gets its port (`addresses`), its environment and its reading (`command`), and
-last the roles are decided (`roles`). All processes of the Procfile have a port, chosen or not, so that a
-process has the same one whichever others run.
+In this order: the Procfile and the settings are read, then processes are chosen (`select`), then each one
+gets its port (`addresses`), its environment and the reading of its command (`command`), and last the roles
+are decided (`roles`). All processes of the Procfile have a port, chosen or not, so it does not depend on
+which others run.
 
-What is wrong is collected from beginning to end. What only the machine knows comes in as an argument
-(`Machine`). Not here: starting, binding, printing, `os.environ`.
+Errors are collected from beginning to end. Facts about the machine come in as an argument (`Machine`). Not
+here: starting, binding, printing, `os.environ`.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ __all__ = ["Overrides", "examine", "load", "split_arguments"]
 
 
 class Overrides(Struct, frozen=True, kw_only=True):
-    """Options of the command line; what is set beats the settings.
+    """Options of the command line; those that are set beat the settings.
 
     Attributes:
         root: The project's folder, in which commands run; ``None``: what the settings say.
-        env_files: In place of ``.env``; each one has to be there, the later one wins.
+        env_files: Instead of ``.env``; each one has to exist, the later one wins.
         no_reload: Watch no files, and leave pages as they are.
         formation: How many instances of each process: ``web=2,worker=0,all=1``.
-        quiet: The processes whose lines are not shown.
+        quiet: Processes whose lines are not shown.
         timestamps: Plain lines begin with the time of day; likewise `names` and `requests`.
     """
 
@@ -89,8 +89,8 @@ def load(
     """Read everything, as `examine` does, and decide what a run is going to do.
 
     Raises:
-        ConfigError: There is no Procfile to look at.
-        ConfigErrors: Something is wrong: all of that, each with file and line, the cause, and the next step.
+        ConfigError: There is no Procfile.
+        ConfigErrors: All errors, each with file and line, the cause, and the next step.
     """
     plan, problems = examine(procfile, machine, only=only, left_out=left_out, overrides=overrides)
     problems.raise_all(first=plan.procfile)
@@ -106,10 +106,11 @@ def examine(
     left_out: Sequence[str] = (),
     overrides: Overrides | None = None,
 ) -> tuple[Plan, Problems]:
-    """Read everything, and give the plan of what could be understood, beside all that is wrong with the rest.
+    """Read everything, and give the plan of the valid parts, with all problems of the rest.
 
-    Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, else in the
-    current folder, or, if that has neither, the settings in it, if they define a process; else `ConfigError`.
+    Without a `procfile` it is ``Procfile.dev`` or ``Procfile`` in the root that the options name, otherwise
+    in the current folder. If that has neither, it is the settings there, if they define a process; otherwise
+    `ConfigError`.
     """
     current_folder()  # everything is relative to it
     reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
@@ -120,7 +121,7 @@ def examine(
 
 
 class _Reader:
-    """Goes from what was written to the plan, step by step."""
+    """Turns the user's files into the plan, step by step."""
 
     def __init__(self, path: Path | None, machine: Machine, overrides: Overrides) -> None:
         self.machine = machine
@@ -157,7 +158,7 @@ class _Reader:
         self.chosen = [each for each in self.processes if each.instances]
 
     def read_environments(self) -> None:
-        """Lay env files, and what each process has of its own, over the system's environment."""
+        """Lay env files, and each process's own variables, over the system's environment."""
         named = self.overrides.env_files or self.settings.run.env_files
         names, are_needed = ([".env"], False) if named is None else (named, True)
         files = [(self.folder / name, are_needed) for name in names]
@@ -167,7 +168,7 @@ class _Reader:
             each.env = {**self.env, **each.own_variables}
 
     def read_commands(self) -> None:
-        """Find out what each command does, with which tools, what it fails by, and which ports it takes."""
+        """Find out what each command does, its tools, its errors, and the ports that it takes."""
         for each in self.chosen:
             if is_folder(each.cwd):
                 each.reading = command.read(each.command, cwd=each.cwd, root=self.root, env=each.env)
@@ -191,7 +192,7 @@ class _Reader:
             self.notes += programs.check(each, self.root, scripts=self.machine.scripts)
             programs.check_shell(each, self.shell_of(each))
 
-    # --- The proxy, and what takes part in it ---
+    # --- The proxy and its upstreams ---
 
     def decide_roles(self) -> roles.Roles:
         """Decide the roles, as far as they can be known before the start."""
@@ -236,7 +237,7 @@ class _Reader:
         return roles.decide(facts)
 
     def plan_proxy(self, decided: roles.Roles) -> ProxyPlan | None:
-        """Plan the proxy; there is none if nothing can turn out to be a backend or a frontend."""
+        """Plan the proxy; there is none if no process can be a backend or a frontend."""
         address: tuple[str, int] | None = None
         with self.problems.caught():
             address = addresses.asked_address(self.file, self.overrides.listen)
@@ -299,7 +300,8 @@ class _Reader:
             if each.role is Role.UNDECIDED and not has_proxy:
                 each.role = Role.OTHER
             if each.ready is None:
-                # Beside a frontend, what is left is most probably the backend; else it may be anything.
+                # Beside a frontend, another process is most probably the backend; without one it may be
+                # anything.
                 if each.role is Role.OTHER or (each.role is Role.UNDECIDED and not has_frontend):
                     unready.add(each.name)
                 each.ready = None if each.role is Role.OTHER else IMPLIED_READY
@@ -409,22 +411,22 @@ class _Reader:
 
 
 def _tells_port(process: Draft) -> bool:
-    """Whether a command tells its port; what a manager of packages runs takes no usual port of Python's."""
+    """Whether a command names its port; a script of a package manager takes no usual port of Python's."""
     reading = process.reading
     is_known = reading.ports or reading.serves or (reading.manager and not reading.runs_others)
     return bool(is_known) or environment.mentions_port(process.command)
 
 
 def _shared(settings: Struct, policy: type[Struct]) -> dict[str, Any]:
-    """What a plan takes over from settings as it stands."""
+    """The settings that a plan inherits unchanged."""
     return {name: getattr(settings, name) for name in policy.__struct_fields__}
 
 
 def split_arguments(args: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """Tell the Procfile from the processes in ``orchestra run [PROCFILE] [PROCESS ...]``.
+    """Separate the Procfile from the processes in ``orchestra run [PROCFILE] [PROCESS ...]``.
 
-    The first argument is the Procfile if there is such a file, or if it looks like one: it has ``/`` or ``.``
-    in it or begins with ``Procfile``. Otherwise it is a process of the default Procfile.
+    The first argument is the Procfile if such a file exists, or if it looks like one: it contains ``/`` or
+    ``.`` or begins with ``Procfile``. Otherwise it is a process of the default Procfile.
     """
     if args and (
         is_file(Path(args[0])) or "/" in args[0] or "." in args[0] or args[0].startswith("Procfile")

@@ -1,15 +1,14 @@
-"""JavaScript packages: reading ``package.json``, finding workspaces, and what has to be installed first.
+"""JavaScript packages: reads ``package.json``, finds workspaces, and decides what has to be installed first.
 
-Whether packages are there is told by facts, not by a mark of ours: each one that `package.json` names is
-found as Node finds it, and what the manager has noted of its last installation is what the lock file says
-now. It may not be: after a pull, or after an installation that left development packages out
-(``NODE_ENV=production``).
+Whether packages are installed is decided by facts, not by a mark of ours: each package that `package.json`
+names is where Node would find it, and the manager's record of its last installation equals the lock file.
+They differ after a pull, or after an installation without development packages (``NODE_ENV=production``).
 
-What a manager notes: npm, the versions of all packages (``node_modules/.package-lock.json``); pnpm, the lock
-file as it was (``node_modules/.pnpm/lock.yaml``); yarn 1, where each package came from
-(``node_modules/.yarn-integrity``). Of bun and newer yarns only the packages themselves are looked for.
+The records: npm has the versions of all packages (``node_modules/.package-lock.json``); pnpm a copy of the
+lock file (``node_modules/.pnpm/lock.yaml``); yarn 1 the origin of each package
+(``node_modules/.yarn-integrity``). For bun and newer yarns only the packages themselves are checked.
 
-What a file does not plainly say is not claimed, and what is not understood counts as installed. Not here:
+Anything that a file does not plainly say, or that is not understood, counts as installed. Not here:
 installing, the network.
 """
 
@@ -51,12 +50,12 @@ LOCKS = {
     "bun.lock": "bun",
     "bun.lockb": "bun",
 }
-# What a manager writes into node_modules when it is done; programs are linked when all packages are there.
+# Files that a manager writes into node_modules at the end; programs are linked when all packages are there.
 _INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
-# Of npm's lock file: what may be left out on this machine.
+# Fields of npm's lock file for packages that may be left out on this machine.
 _MAY_BE_MISSING = ("optional", "devOptional", "peer")
 _RESOLVED = re.compile(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
-# Where the folders of workspaces are looked for: apps/web is common, three levels are not.
+# The depth at which workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
 
 _Json: TypeAlias = "Mapping[str, Any]"
@@ -65,8 +64,8 @@ _Json: TypeAlias = "Mapping[str, Any]"
 def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     """Decide whether packages have to be installed before a command can run, and how.
 
-    The folder is that of the nearest `package.json` up to `root`, or the root of its workspace; the manager
-    is that of its lock file, else the one that `package.json` names, else the one that is used.
+    The folder is that of the nearest `package.json` up to `root`, or the root of its workspace. The manager
+    is that of the lock file, otherwise the one that `package.json` names, otherwise the one in the command.
     """
     package = package_folder(folder, root)
     if package is None:
@@ -83,13 +82,13 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
 
 
 def manager_of(package: Path, root: Path) -> str:
-    """Say which package manager the folder of a `package.json` belongs to; npm if nothing tells."""
+    """Give the package manager of a folder with a `package.json`; npm if nothing names one."""
     folder = _install_folder(package, root)
     return _manager(folder, [package_json(package), package_json(folder)], default="npm")
 
 
 def package_json(folder: Path) -> _Json:
-    """The `package.json` of a folder; empty if there is none, or none that can be understood."""
+    """The `package.json` of a folder; empty if there is none, or none that is valid."""
     return _object_in(folder / "package.json")
 
 
@@ -101,7 +100,7 @@ def scripts_of(folder: Path | None) -> dict[str, str]:
 
 
 def unreadable(path: Path) -> ConfigError | None:
-    """Say why no package manager can read a `package.json`, if none can."""
+    """Say why no package manager can read a `package.json`; empty if they can."""
     found = _read(path)
     return found if isinstance(found, ConfigError) else None
 
@@ -112,18 +111,18 @@ def package_folder(folder: Path, root: Path) -> Path | None:
 
 
 def needed_by(described: _Json) -> list[str]:
-    """The packages that a `package.json` needs while one develops."""
+    """The packages that a `package.json` needs for development."""
     tables = [described.get(key) for key in ("dependencies", "devDependencies")]
     return [name for table in tables if isinstance(table, dict) for name in table]
 
 
 def lock_content(folder: Path) -> tuple[bytes | None, ...]:
-    """Give what an installation depends on: `package.json` and the lock files."""
+    """Give the inputs of an installation: `package.json` and the lock files."""
     return tuple(_bytes(folder / name) for name in ("package.json", *LOCKS))
 
 
 def workspace(name: str, cwd: Path, root: Path) -> Path | None:
-    """The folder of a workspace that is given by its folder or by the name of its package."""
+    """The folder of a workspace, by its folder or by the name of its package."""
     if is_file(cwd / name / "package.json"):
         return cwd / name
     base = package_folder(cwd, root) or cwd
@@ -135,7 +134,7 @@ def workspace(name: str, cwd: Path, root: Path) -> Path | None:
 
 
 def _object_in(path: Path) -> _Json:
-    """The JSON object in a file; empty if there is none that can be understood."""
+    """The JSON object in a file; empty if there is none that is valid."""
     found = _read(path)
     return {} if isinstance(found, ConfigError) else found
 
@@ -169,7 +168,7 @@ def _install_folder(package: Path, root: Path) -> Path:
         inside = package.relative_to(folder).as_posix()
         if any(fnmatchcase(inside, pattern.removeprefix("./").rstrip("/")) for pattern in patterns):
             return folder
-        # Its patterns are YAML; that a package without a lock file of its own belongs to it is a safe guess.
+        # Its patterns are YAML; a package without a lock file of its own most probably belongs to it.
         if is_file(folder / "pnpm-workspace.yaml"):
             return folder
     return package
@@ -187,7 +186,7 @@ def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
 
 
 def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
-    """The command that installs what the lock file says, changes no lock file, and asks nothing."""
+    """The command that installs the contents of the lock file, changes no lock file, and asks nothing."""
     is_locked = manager in _locked(folder)
     frozen = ("--frozen-lockfile",) if is_locked else ()
     match manager:
@@ -200,7 +199,7 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
                 return ("yarn", "install", "--immutable" if is_locked else "--no-immutable")
             return ("yarn", "install", *frozen, "--non-interactive")
         case _:
-            # `ci` begins by deleting all that is there.
+            # `ci` begins by deleting all packages.
             is_new = is_locked and not is_folder(folder / "node_modules" / ".bin")
             return ("npm", "ci" if is_new else "install", "--no-audit", "--no-fund")
 
@@ -209,7 +208,7 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
 
 
 def _is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *, manager: str) -> bool:
-    """Say whether nothing has to be installed.
+    """Whether nothing has to be installed.
 
     `packages` are folders of a `package.json`, each with the names of the packages that it needs; the manager
     installs in `folder`, where its lock file is.
@@ -264,7 +263,7 @@ def _is_as_npm_noted(lock: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
 
 
 def _importers(lock: Path) -> str:
-    """The part of pnpm's lock file that names what each `package.json` gets."""
+    """The part of pnpm's lock file with the packages of each `package.json`."""
     return text_if_any(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
 
 

@@ -1,9 +1,9 @@
 """The plan: everything that a run is going to do, decided before anything is started.
 
 A `Plan` is frozen data. `orchestra.config.load` makes one from a Procfile, an environment and settings; code
-that embeds orchestra may write one itself. What a run takes over from the settings as it stands is inherited
-from them (`orchestra.config.schema`), defaults and types included; what is decided from them is added here.
-Nothing in a plan is looked up again later: what is not in it does not happen.
+that embeds orchestra may write one itself. Settings that a run uses unchanged are inherited from the schema
+(`orchestra.config.schema`), defaults and types included; decisions based on settings are added here. Nothing
+in a plan is looked up again later: what is not in it does not happen.
 """
 
 import shlex
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class Role(Enum):
-    """What a process is to the proxy."""
+    """The role of a process for the proxy."""
 
     FRONTEND = "frontend"
     BACKEND = "backend"
@@ -59,7 +59,7 @@ class Role(Enum):
 
 
 class Condition(Enum):
-    """What a process has to be, or to have been, before one that depends on it is started."""
+    """The condition of a process before one that depends on it is started."""
 
     READY = "ready"
     STARTED = "started"
@@ -67,7 +67,7 @@ class Condition(Enum):
 
 
 class Dependency(Struct, frozen=True):
-    """That a process waits until another one, of this `name`, has met a condition once."""
+    """A process waits until another one, of this `name`, has met a condition once."""
 
     name: str
     condition: Condition = Condition.READY
@@ -97,15 +97,15 @@ class ProcessPlan(ProcessPolicy, frozen=True, kw_only=True):
         app: The application that `load` has made the command for; only with one is there a warm spare.
         env: The whole environment of the child but for what `Supervisor` adds to every child
             (``ORCHESTRA_RUN``, ``ORCHESTRA_PROCESS``); ``None`` is that of this Python process.
-        port: What ``PORT`` says to it; where it really listens is found out while it starts.
-        named_ports: Those that its command names: a container's are not seen among its sockets.
-        may_move: Whether another port will do for a later child, if that one is taken by then: it is not the
-            user's choice.
+        port: Its ``PORT``; its real address is found while it starts.
+        named_ports: Ports that its command names: a container's are not among its sockets.
+        may_move: Whether a later child may get another port, if this one is taken by then: the user has not
+            set it.
         vite_folder: Where it runs Vite's development server, if it does.
-        reloader: What makes it reload itself when a file changes, if anything is known to.
-        is_python_server: Whether its command is a known server for Python: what Node listens on below it is a
-            frontend that it has started, as litestar-vite does, and not its own address.
-        program: What its command runs first, and in which Python, for people.
+        reloader: What makes it reload itself when a file changes, if known.
+        is_python_server: Whether its command is a known server for Python: a Node server below it is a
+            frontend that it has started, as litestar-vite does, not its own.
+        program: Its first program, and in which Python, for people.
     """
 
     name: str
@@ -148,15 +148,15 @@ def base_name(process: str) -> str:
 
 
 IMPLIED_READY = "http"
-"""What frontends, backends, and what may be one are asked unless the settings say otherwise."""
+"""The default check of frontends, backends, and processes that may turn out to be one."""
 
 
 class FromProcess(Struct, frozen=True, kw_only=True):
     """An upstream that is a process of this run.
 
     Attributes:
-        name: As it is called in the Procfile.
-        instances: What its instances are called, if there are several.
+        name: Its name in the Procfile.
+        instances: The names of its instances, if there are several.
         is_second: Whether its second server is meant: the first one is the other upstream.
     """
 
@@ -179,10 +179,10 @@ class Address(Struct, frozen=True):
     Its text is ``host:port``, as in a ``Host``.
 
     Attributes:
-        host: Of a unix socket, its path.
-        port: Of a unix socket, 0.
-        scheme: What is spoken there: ``http``, ``https``, ``tcp`` if that is not known to be HTTP; ``unix``:
-            HTTP over a unix socket.
+        host: For a unix socket, its path.
+        port: For a unix socket, 0.
+        scheme: The protocol: ``http``, ``https``, ``tcp`` if it is not known to be HTTP; ``unix`` is HTTP
+            over a unix socket.
     """
 
     host: str
@@ -191,7 +191,7 @@ class Address(Struct, frozen=True):
 
     @classmethod
     def of_url(cls, url: str) -> Self:
-        """Give the address that has this `url`; a part that is missing has its default."""
+        """Give the address of a `url`; missing parts have their defaults."""
         if url.startswith("unix:"):
             return cls(url.removeprefix("unix:"), 0, "unix")
         parts = urlsplit(url)
@@ -206,19 +206,19 @@ class Address(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The address as a URL; of a unix socket ``unix:/path``."""
+        """The address as a URL; for a unix socket ``unix:/path``."""
         return f"unix:{self.host}" if self.scheme == "unix" else f"{self.scheme}://{self}"
 
     @property
     def place(self) -> str:
-        """What it is called beside its process: ``port 5173``, or the path of a unix socket."""
+        """Its name beside its process: ``port 5173``, or the path of a unix socket."""
         return self.host if self.scheme == "unix" else f"port {self.port}"
 
 
 UNDECIDED: Final = Role.UNDECIDED
-"""An upstream that one of the processes with this role may still turn out to be."""
+"""An upstream that will be one of the processes with this role, or none."""
 
-# A process of this run, or what runs elsewhere.
+# A process of this run, or a server elsewhere.
 UpstreamPlan: TypeAlias = FromProcess | Address | Literal[Role.UNDECIDED] | None
 
 
@@ -228,11 +228,11 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
     Attributes:
         host: The literal address to listen on; with ``127.0.0.1`` and ``::`` go ``::1`` and ``0.0.0.0``.
         port: 0 is any that is free.
-        may_move: Whether the next free port will do, too, if that is taken: the user did not ask for it.
-        backend: The upstream that is asked first; ``None``: there is none.
-        frontend: The upstream that is asked for what the backend does not know; ``None``: there is none.
-        frontends: Further ones, by the prefix of what is theirs.
-        candidates: The processes, instances with their numbers, one of which an `UNDECIDED` upstream may be.
+        may_move: Whether the next free port is used if this one is taken: the user has not set it.
+        backend: The upstream that gets requests first; ``None``: there is none.
+        frontend: The upstream for what the backend does not know; ``None``: there is none.
+        frontends: Further ones, by the prefix of their paths.
+        candidates: The processes (instances with their numbers) that an `UNDECIDED` upstream may be.
     """
 
     host: str = "127.0.0.1"
@@ -247,7 +247,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
 
     @property
     def api_prefixes(self) -> tuple[str, ...]:
-        """What is the backend's beside `backend_paths`, which leave nothing to a default."""
+        """The backend's prefixes beside `backend_paths`; if those are set, there is no default."""
         prefix = self.api_prefix or (None if self.backend_paths else API_PREFIX)
         return () if prefix is None else (prefix,)
 
@@ -261,7 +261,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
         return {"backend": self.backend_reason, "frontend": self.frontend_reason}.get(key, "")
 
     def in_words(self) -> str:
-        """Say which process is asked for what, and why that one, for people."""
+        """Say which process each upstream is, and why, for people."""
         words = (
             f"{key}: {self.named(upstream)}" + (f" ({why})" if (why := self.why(key)) and upstream else "")
             for key, upstream in self.upstreams.items()
@@ -284,7 +284,7 @@ class ProxyPlan(ProxyPolicy, frozen=True, kw_only=True):
 
 
 class Note(Struct, frozen=True):
-    """Something that was decided, or found, and that the user may not expect."""
+    """A decision or a finding that the user may not expect."""
 
     text: str
     hint: str = ""
@@ -300,10 +300,10 @@ class Plan(RunPolicy, frozen=True, kw_only=True):
     Attributes:
         processes: In the order of the Procfile; names are unique.
         proxy: ``None`` for a run without one.
-        reload: What follows when a file is saved; only for a `Supervisor` that is asked to reload.
-        procfile: Where it came from; ``None`` if it was written in code.
+        reload: What follows when a file is saved; only for a `Supervisor` with `reloads`.
+        procfile: The Procfile that it was made from; ``None`` if it was written in code.
         folder: The project's folder; ``None``: the Procfile's, else the current one.
-        files: All files that it was made from, and those that would count if they were there.
+        files: All files that it was made from, and those that would count if they existed.
         env_files: Those of them that are env files; the later one wins.
     """
 

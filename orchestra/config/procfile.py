@@ -1,4 +1,4 @@
-r"""The text of a Procfile -> its entries, and what is wrong with each other line.
+r"""The text of a Procfile -> its entries, and an error for every line that is not one.
 
 The grammar is small: ``name: command``, comments and empty lines. Everything else is an error that names
 line, column, cause and fix: a runner that skips what it does not understand silently starts half of a
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_NAMES", "Entry", "find", "is_name", "parse", "read", "render", "similar"]
 
-# The first one that is there is taken: a Procfile is often the one of production.
+# The first one that exists is taken: a plain Procfile is often the one of production.
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")
 
 _BLANKS = " \t\r"
@@ -45,9 +45,9 @@ class Entry(Struct, frozen=True):
 
 
 def find(folder: Path, *, otherwise: Path | None = None) -> Path:
-    """Give the default Procfile of `folder`: ``Procfile.dev``, else ``Procfile``, else `otherwise`.
+    """Find the default Procfile of `folder`: ``Procfile.dev``, otherwise ``Procfile``, otherwise `otherwise`.
 
-    Without one, the hint of the `ConfigError` names similar files that it does have.
+    Without one, the hint of the `ConfigError` names similar files in the folder.
     """
     for name in DEFAULT_NAMES:
         path = folder / name
@@ -61,7 +61,7 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
 
 
 def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple[Entry, ...]:
-    """Read and parse a Procfile; `problems` is told if it cannot be read, and what its lines have wrong."""
+    """Read and parse a Procfile; errors of the file and its lines are added to `problems`."""
     inside = next((name for name in DEFAULT_NAMES if is_file(path / name)), None)
     hint = f"Name the file: {path / inside}" if inside else "Name a file in it."
     with problems.caught():
@@ -76,7 +76,7 @@ def read(path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple
 
 
 def parse(text: str, path: Path, problems: Problems, *, may_be_empty: bool = False) -> tuple[Entry, ...]:
-    """Parse the text of a Procfile; `problems` is told what is wrong with its lines."""
+    """Parse the text of a Procfile; errors of its lines are added to `problems`."""
     entries: dict[str, Entry] = {}
     is_empty, is_continued = True, False
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -86,7 +86,7 @@ def parse(text: str, path: Path, problems: Problems, *, may_be_empty: bool = Fal
         is_empty, was_continued = False, is_continued
         is_continued = _ends_in_backslash(line)
         if was_continued:
-            continue  # said of the line before
+            continue  # reported for the line before
         with problems.caught():
             entry = _entry(line, path, number)
             first = entries.setdefault(entry.name, entry).line
@@ -111,7 +111,7 @@ def is_name(name: str) -> bool:
 
 
 def _entry(line: str, path: Path, number: int) -> Entry:
-    """Read one line that is neither empty nor a comment; it has no blanks at its end."""
+    """Parse one line that is neither empty nor a comment; it has no blanks at its end."""
 
     def wrong(message: str, hint: str) -> ConfigError:
         return ConfigError(message, path=path, line=number, hint=hint)
@@ -154,12 +154,12 @@ def _entry(line: str, path: Path, number: int) -> Entry:
 
 
 def _ends_in_backslash(line: str) -> bool:
-    """Whether a shell would go on reading in the next line."""
+    """Whether a shell would continue reading in the next line."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
 def similar(folder: Path) -> str:
-    """Name the files of a folder that are called like a Procfile; empty if there are none."""
+    """Name the files of a folder whose names resemble a Procfile's; empty if there are none."""
     try:
         names = sorted(each.name for each in folder.iterdir() if each.name.lower().startswith("procfile"))
     except OSError:

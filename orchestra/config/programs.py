@@ -1,8 +1,8 @@
-"""What a command (`command` reads it) does not find, or finds elsewhere: a folder, a program, a Python.
+"""What a command will not find, or will find elsewhere: a folder, a program, a Python.
 
-Nor does its shell have all words: ``source`` is bash's, and ``/bin/sh`` may be dash. That is a search for
-words outside of quotes, not a grammar: what is quoted is not seen (``bash -c '[[ … ]]'`` is right), and what
-is not known is not claimed.
+Besides, it finds words that the command's shell does not know: ``source`` is bash's, and ``/bin/sh`` may be
+dash. That is a search for unquoted words, not a grammar: quoted text is not searched (``bash -c '[[ … ]]'``
+is right), and in doubt nothing is reported. The command itself is read by `command`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NEXT_STEPS = {
 }
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 _BEGIN = r"(?:^|[;&|({!]|\b(?:then|do|else|if|while|until))\s*"
-# What it looks like, and what to write in its place that every shell has; empty: nothing as short.
+# A pattern for it, and what to write instead that every shell has; empty if nothing is as short.
 _WORDS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "source": (re.compile(_BEGIN + r"source\s"), ". FILE"),
     "[[": (re.compile(_BEGIN + r"\[\[\s"), "[ … ]"),
@@ -57,18 +57,15 @@ _WORDS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "&>": (re.compile(r"&>>?(?!&)"), "> FILE 2>&1"),
     "|&": (re.compile(r"\|&"), "2>&1 |"),
 }
-# Shells that know all of this, also when they are called sh.
+# Shells that know all of this, also when they are called as sh.
 _KNOWING = frozenset({"bash", "ksh", "ksh93", "mksh", "zsh"})
 
 
 def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
-    """Refuse what cannot start; warn of what fails unless something puts a program there in time.
-
-    The notes name what may be another program, or another Python, than the user expects.
-    """
+    """Refuse what cannot start; warn of missing programs that something may still install in time."""
     reading, needs = process.reading, process.reading.needs
     if needs and process.install is not None:
-        # What is not sure of the command is not sure of its installation: PATH may change before it.
+        # If the command's program is not certain, the manager's is not either: PATH may change before it.
         needs = (*(each for each in needs if each != "vite"), process.install.argv[0])
     lacking = next((program for program in needs if not _is_on_path(program, process)), None)
     refuse, warn = process.file.problems.add, partial(_warn, process)
@@ -104,7 +101,7 @@ def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
 
 
 def check_shell(process: Draft, asked: str | None) -> None:
-    """Refuse a shell that there is not; warn of words in the command that it does not have."""
+    """Report a shell that does not exist; warn of words in the command that it does not know."""
     shell = asked or "/bin/sh"
     try:
         (program, *_), is_valid = shlex.split(shell), True
@@ -123,14 +120,14 @@ def check_shell(process: Draft, asked: str | None) -> None:
 
 
 def knows_bash(shell: str) -> bool:
-    """Whether a shell knows what is bash's; one that we do not know is not judged."""
+    """Whether a shell knows the words of bash; true for a shell that we do not know."""
     program = shell.split(maxsplit=1)[0]
     name = os.path.basename(os.path.realpath(program) if "/" in program else program)  # noqa: PTH119 - text
     return name in _KNOWING or name not in {"ash", "busybox", "dash", "sh"}
 
 
 def foreign_word(command: str) -> tuple[str, str] | None:
-    """Find the first word in a command that is bash's, with what every shell has in its place."""
+    """Find the first word in a command that is only bash's, and what every shell has instead."""
     bare = _QUOTED.sub(lambda found: "_" * len(found[0]), command)
     found = (
         (match.start(), word, instead)
@@ -163,7 +160,7 @@ def _warn_of_missing(process: Draft, root: Path) -> None:
 
 
 def _how_to_get(process: Draft, root: Path) -> str:
-    """Say how a program comes to be there, by what the folder has."""
+    """Say how to install a program, by the files in the folder."""
     folder, env = process.tools_folder, process.env
     if process.reading.is_launched:
         return "Install it, {or}"
@@ -187,7 +184,7 @@ def _run_by(launcher: tuple[str, Path], process: Draft, root: Path) -> str:
 
 
 def _unexpected(process: Draft, found: Program, root: Path) -> Note | None:
-    """Say it if a program may not be the project's."""
+    """Add a note if a program may not be the project's."""
     folder, env, name = process.tools_folder, process.env, process.name
     active = env.get("VIRTUAL_ENV")
     venv = tools.virtual_environment(folder, root, env)

@@ -1,10 +1,9 @@
-"""What in a command makes its program reload itself when a file changes, by reading the command's words.
+"""Which words of a command make its program reload itself when a file changes.
 
-Such a process is not restarted when a file is saved: it does that itself. The hint says what to change in
-the command so that orchestra does it, which is faster: it restarts at once, and knows when the new server
-answers.
+Such a process is not restarted when a file is saved: it reloads itself. A hint says how to change the command
+so that orchestra restarts it, which is faster: it restarts at once, and knows when the new server answers.
 
-Not here: programs that reload by what their code says (``app.run(debug=True)``): their output tells
+Not here: programs whose code enables reloading (``app.run(debug=True)``): their output shows it
 (`supervision/symptoms`).
 """
 
@@ -21,12 +20,12 @@ __all__ = ["Reloader", "find_reloader"]
 
 
 class Reloader(Struct, frozen=True):
-    """What makes a program reload itself.
+    """The part of a command that makes its program reload itself.
 
     Attributes:
         word: The word of its command: ``--reload``, ``runserver``.
         hint: What to change; empty if it is as fast as orchestra, or faster.
-        template_delay: Seconds in which it notices that a template has changed.
+        template_delay: Seconds until it notices a changed template.
     """
 
     word: str
@@ -42,12 +41,12 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "quart": ("--debug", "--reload"), "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"),
     "uvicorn": ("--reload",),
 }
-# Subcommands that reload by default, with the option that makes them not to.
+# Subcommands that reload by default, with the option that disables it.
 _SUBCOMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "django-admin": (("runserver", "runserver_plus"), "--noreload"), "fastapi": (("dev",), "--no-reload"),
     "manage.py": (("runserver", "runserver_plus"), "--noreload"),
 }
-# Programs that run another one again when a file changes.
+# Programs that restart another one when a file changes.
 _RUNNERS = frozenset({
     "arelo", "entr", "hupper", "nodemon", "reflex", "watchexec", "watchfiles", "watchmedo", "wgo",
 })
@@ -55,14 +54,14 @@ _RUNNERS = frozenset({
 _HOT = frozenset({"fastapi-hmr", "hmr", "jurigged", "reloadium", "uvicorn-hmr"})
 # fmt: on
 _OFF = frozenset({"--no-reload", "--noreload"})
-# Django keeps templates until its reloader has seen that they have changed: it looks once a second.
+# Django caches templates until its reloader has noticed a change: it looks once a second.
 _DJANGO = frozenset({"django-admin", "manage.py"})
 _DJANGO_DELAY = 1.5
 _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 
 
 def find_reloader(program: str, args: Sequence[str], env: Mapping[str, str]) -> Reloader | None:
-    """Say what makes a program, or a Python module, reload itself; ``None`` if nothing is known to."""
+    """Find what makes a program, or a Python module, reload itself; ``None`` if nothing is known."""
     if program in _HOT:
         return Reloader(program)
     if program in _RUNNERS:

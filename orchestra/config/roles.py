@@ -1,41 +1,41 @@
-"""Which process is the frontend, and which the backend: one rule, before the start and while the run goes on.
+"""Which process is the frontend, and which the backend: one rule, before the start and during the run.
 
-`decide` is pure. `load` asks it with what can be read before the start; the supervisor asks it again, with
-`facts_of(plan)`, whenever the sockets of a process without a role have shown something. The first row that
+`decide` is pure. `load` calls it with what can be read before the start; the supervisor calls it again, with
+`facts_of(plan)`, whenever a socket of a process without a role has revealed something. The first row that
 fits decides:
 
 | upstream | is                                                                    | known          |
 |----------|-----------------------------------------------------------------------|----------------|
 | frontend | what ``proxy.frontend`` says: a process, a URL, or none               | by settings    |
-|          | the first process whose command runs Vite, and that is not the backend | by command    |
+|          | the first process whose command runs Vite, except the backend         | by command     |
 |          | the first process without a role that answers ``/@vite/client``, or   | at run time    |
-|          | has pages of Next.js; or the backend's, by a socket beside that       |                |
-|          | `UNDECIDED`, while a process without a role has not shown what it is   |                |
+|          | has pages of Next.js; or a second socket of the backend's that does   |                |
+|          | `UNDECIDED`, while the kind of a process without a role is not known  |                |
 |          | none                                                                  |                |
 | backend  | what ``proxy.backend`` says                                           | by settings    |
 |          | a process called backend, api, web, server, app (in this order), if   | by name        |
-|          | it is sure to be no frontend, or has shown that it is none            | (at run time)  |
+|          | it cannot be the frontend, or has turned out not to be one            | (at run time)  |
 |          | the first process whose command is a known server                     | by command     |
 |          | the first process whose ``ready`` is an HTTP check                    | by settings    |
-|          | the first process without a role that answers HTTP, and is neither;   | at run time    |
-|          | or the frontend's, by a socket beside that                            |                |
+|          | the first process without a role that answers HTTP as a plain server; | at run time    |
+|          | or a second socket of the frontend's that does                        |                |
 |          | `UNDECIDED`, as above                                                 |                |
 |          | none                                                                  |                |
 
-A process of ``proxy.frontends`` is a further frontend, and none of these two.
+A process of ``proxy.frontends`` is a further frontend, and has neither of these two roles.
 
-What runs Vite by its command is never the backend, unless ``proxy.backend`` says so. A process is sure to be
-no frontend if there is another one, or if its command is a known server or names ``$PORT``. "First" is the
-order of the Procfile: while an earlier process has shown nothing, a later one has to wait, but not for long
-(`Facts.waits`). What was found at run time stays (`Facts.settled`), whatever shows up later. A process that
-was `Seen.SILENT` may still answer: then it is found late.
+A process whose command runs Vite is never the backend, unless ``proxy.backend`` says so. A process cannot be
+the frontend if there is another one, or if its command is a known server or names ``$PORT``. "First" is the
+order of the Procfile: as long as an earlier process is not known, a later one has to wait, for a short time
+(`Facts.waits`). A role found at run time is final (`Facts.settled`). A process that was `Seen.SILENT` may
+still answer, and is then found late.
 
-Run-time facts are collected by the supervisor, of the processes in `Roles.to_ask` only (`Role.UNDECIDED` in
-the plan). It is the socket that answers: ``make dev`` may start Vite and the backend. Such a process is both
-upstreams: what it has shown first is its role, and the other one is its second server
-(`FromProcess.is_second`). What Vite has started itself is a part of it, and no backend.
+Run-time facts are collected by the supervisor, only for the processes in `Roles.to_ask` (`Role.UNDECIDED` in
+the plan). They belong to sockets: ``make dev`` may start Vite and the backend. Such a process is both
+upstreams: the kind found first is its role, and the other one is its second server (`FromProcess.is_second`).
+A server that Vite has started belongs to Vite, and is not a backend.
 
-Not here: asking sockets, reading commands, what the proxy does while an upstream is undecided.
+Not here: probing sockets, reading commands, requests while an upstream is undecided.
 """
 
 from __future__ import annotations
@@ -72,41 +72,41 @@ __all__ = [
 
 # Names of processes that are the backend, in the order of preference.
 BACKEND_NAMES = ("backend", "api", "web", "server", "app")
-# Programs whose sockets are not asked.
+# Programs whose sockets are not probed.
 # fmt: off
 NOT_HTTP = frozenset({
     "beanstalkd", "mariadbd", "memcached", "mongod", "mosquitto", "mysqld", "mysqld_safe", "nats-server",
     "postgres", "rabbitmq-server", "redis-server", "valkey-server",
 })
 # fmt: on
-# Seconds that a process may run without a listening socket before it is taken for none that will have one.
+# Seconds without a listening socket after which a process is taken for one that never has one.
 SILENT_AFTER = 5.0
 
 
 class Seen(Enum):
-    """What the sockets of a process have shown so far."""
+    """What the sockets of a process have revealed so far."""
 
     NOTHING = "nothing"  # it is not started, starts, or has not answered yet
     HTTP = "http"  # a socket has answered HTTP, and it is neither of those below
     VITE = "vite"  # a socket has answered /@vite/client (below its base) with JavaScript
     NEXT = "next"  # a socket has answered with a page of Next.js's
-    SILENT = "silent"  # it has ended, has run `SILENT_AFTER` without a listening socket, or speaks no HTTP
+    SILENT = "silent"  # it has ended, never listened for `SILENT_AFTER`, or does not speak HTTP
 
 
-# What the server of a frontend is known by.
+# The kinds of servers that make a process a frontend.
 FRONTENDS = (Seen.VITE, Seen.NEXT)
 _WORDS = {Seen.VITE: "answers /@vite/client", Seen.NEXT: "has a page of Next.js", Seen.HTTP: "answers HTTP"}
 
 
 class ProcessFacts(Struct, frozen=True, kw_only=True):
-    """What is known of one process.
+    """The facts about one process.
 
     Attributes:
-        runs_vite: How its command runs Vite, for people; empty: it does not, as far as reading it tells.
-        serves: What of its command is a known server; empty: nothing.
-        may_be_asked: Whether its sockets may be asked: it has no readiness check of its own, is not expected
+        runs_vite: How its command runs Vite, for people; empty if it does not, as far as known.
+        serves: The known server in its command; empty if there is none.
+        may_be_asked: Whether its sockets may be probed: it has no readiness check of its own, is not expected
             to complete, and does not run a program of `NOT_HTTP`.
-        also: If it is one upstream: what its sockets have shown of the other one; ``None``: not asked for.
+        also: If it is one upstream: the kind of its other sockets; ``None`` if they are not probed.
     """
 
     name: str
@@ -126,13 +126,13 @@ class ProcessFacts(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """All that the decision depends on.
+    """All inputs of the decision.
 
     Attributes:
         processes: Those of the run, in the order of the Procfile.
-        frontend: What the settings say, or the plan; `UNDECIDED`: nothing.
+        frontend: As set in the settings or the plan; `UNDECIDED` if it is not.
         backend: Likewise.
-        waits: Whether a process has to wait for earlier ones that have shown nothing yet.
+        waits: Whether a process has to wait for earlier ones that are not known yet.
     """
 
     processes: tuple[ProcessFacts, ...]
@@ -142,25 +142,25 @@ class Facts(Struct, frozen=True, kw_only=True):
     waits: bool = True
 
     def of(self, process: str) -> ProcessFacts | None:
-        """Give what is known of `process`, or of the instance of that name."""
+        """Give the facts about `process`, or about the instance of that name."""
         return next((each for each in self.processes if each.name == base_name(process)), None)
 
     def with_seen(self, process: str, seen: Seen, *, also: Seen | None = None) -> Facts:
-        """Give the facts in which `process` (or the instance of that name) has shown this."""
+        """Give new facts in which `process` (or the instance of that name) has revealed this."""
         known = self.of(process)
         found = known and replace(known, seen=seen, also=also or known.also)
         changed = (found if p is known and found else p for p in self.processes)
         return replace(self, processes=tuple(changed))
 
     def with_seen_of(self, earlier: Facts) -> Facts:
-        """Give the facts in which processes have shown what they had in `earlier` ones."""
+        """Give new facts that contain the findings in `earlier` ones."""
         changed = self
         for each in earlier.processes:
             changed = changed.with_seen(each.name, each.seen, also=each.also)
         return changed
 
     def settled(self, roles: Roles) -> Facts:
-        """Give the facts in which open upstreams that have been found stay what they are."""
+        """Give new facts in which open upstreams that were found are final."""
         found = {"frontend": roles.frontend, "backend": roles.backend}
         names = {each.name for each in self.processes}
         return replace(
@@ -177,7 +177,7 @@ class Roles(Struct, frozen=True, kw_only=True):
     """The decision.
 
     Attributes:
-        to_ask: Names of the processes whose sockets may still show something that matters.
+        to_ask: Names of the processes whose sockets still have to be probed.
     """
 
     frontend: UpstreamPlan = None
@@ -198,7 +198,7 @@ class Roles(Struct, frozen=True, kw_only=True):
 
 
 def decide(facts: Facts) -> Roles:
-    """Decide both upstreams, see the table above."""
+    """Decide both upstreams; see the table above."""
     frontend, frontend_reason = _of_this_run(facts.frontend, facts), "set by proxy.frontend"
     backend, backend_reason = _of_this_run(facts.backend, facts), "set by proxy.backend"
     further = {prefix: _of_this_run(each, facts) for prefix, each in facts.frontends.items()}
@@ -238,7 +238,7 @@ def decide(facts: Facts) -> Roles:
 
 
 def facts_of(plan: Plan) -> Facts:
-    """Give the facts that a run begins with: what the plan has decided, and nothing seen yet."""
+    """Give the facts at the beginning of a run: the plan's decisions, and no findings yet."""
     names: dict[str, list[str]] = {}
     for each in plan.processes:
         names.setdefault(base_name(each.name), []).append(each.name)
@@ -261,7 +261,7 @@ def facts_of(plan: Plan) -> Facts:
 
 
 def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root: Path) -> UpstreamPlan:
-    """Read what an upstream is set to; `UNDECIDED`: to nothing. The path of a socket is relative to `root`.
+    """Read the setting of an upstream; `UNDECIDED` if it is not set. A socket's path is relative to `root`.
 
     Args:
         keys: The setting: ``proxy`` and ``backend``, ``frontend``, or ``frontends`` and a prefix.
@@ -270,7 +270,7 @@ def given(keys: tuple[str, ...], names: Sequence[str], file: SettingsFile, root:
         root: The project's folder.
 
     Raises:
-        ConfigError: It is neither a process nor a URL that can be an upstream, or it is not a prefix.
+        ConfigError: It is neither a process nor a valid URL of an upstream, or the prefix is not valid.
     """
     prefix, table = keys[-1], file.settings.proxy
     value = table.frontends[prefix] if len(keys) == 3 else getattr(table, prefix)
@@ -325,7 +325,7 @@ def _of_this_run(upstream: UpstreamPlan, facts: Facts) -> UpstreamPlan:
 
 
 def _backend_before_start(others: Sequence[ProcessFacts], *, may_be_vite: bool) -> tuple[UpstreamPlan, str]:
-    """The backend by what can be read, or asked of a process that has its name."""
+    """The backend by its command or its name; the name counts unless it may still be a frontend."""
     for wanted in BACKEND_NAMES:
         for each in others:
             if each.name.lower() != wanted or each.seen in FRONTENDS:
@@ -351,9 +351,9 @@ def _at_run_time(
     *,
     waits: bool,
 ) -> tuple[UpstreamPlan, str]:
-    """The first process that has shown what is `wanted`; undecided while an earlier one has shown nothing.
+    """The first process of a `wanted` kind; undecided while an earlier one is not known.
 
-    That is one of those `left`, or the one that is the `other` upstream, by what it has shown beside that.
+    Candidates are the processes in `left`, and the `other` upstream, by its second server.
     """
     fitting = [
         replace(each, seen=each.also) if each.upstream == other else replace(each, also=None)

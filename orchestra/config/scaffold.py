@@ -1,13 +1,10 @@
-"""``orchestra init``: a look at a folder -> the Procfile and the settings that run what is in it, and why.
+"""``orchestra init``: looks at a folder, and writes the Procfile and the settings that run its project.
 
-A Procfile that is there already is that of production, most probably: its processes are taken over as they
-stand, and what it lacks is added.
+An existing Procfile is most probably that of production: its processes are taken over unchanged, and missing
+ones are added. Settings are written only if there are none. They list the backend's paths if the backend
+would otherwise answer the frontend's paths, or if the frontend may have an `/api` of its own.
 
-The settings say which paths are the backend's, where it would else answer what is the frontend's, or the
-frontend may have an `/api` of its own. They are written only if there are none.
-
-Not here: writing; whether what is written works; finding frontends (`frontends`) and backends
-(`applications`).
+Not here: writing; whether the result works; finding frontends (`frontends`) and backends (`applications`).
 """
 
 from __future__ import annotations
@@ -42,22 +39,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Scaffold", "find_frontend", "look", "propose"]
 
-# How deep folders are searched: below, there are libraries and examples rather than the project.
+# The depth to which folders are searched: below, there are libraries and examples rather than the project.
 _MAX_DEPTH = 4
 _SKIPPED = frozenset(
     {"build", "dist", "docs", "examples", "migrations", "node_modules", "tests", "test", "venv"}
 )
-# What tells a project from a folder in which projects are.
+# Files that mark a project, as opposed to a folder that contains projects.
 _PROJECT_MARKS = frozenset({".git", "manage.py", "package.json", "pyproject.toml", "requirements.txt"})
-# The same, of a folder in which several frontends or backends are.
+# Files that mark a folder with several frontends or backends.
 _OF_SEVERAL = _PROJECT_MARKS | {"Makefile", "README.md", "compose.yaml", "docker-compose.yml", "justfile"}
 # Scripts that start a server, in the order of preference.
 _STARTING = ("dev", "start", "serve")
-# Of several projects, so many are named.
+# So many of several projects are named.
 _MOST_NAMED = 6
-# What a Procfile has that is run once, at a deployment.
+# A process of a Procfile that runs once, at a deployment.
 _NOT_RUN = "release"
-# Where a backend has files of its own.
+# The URL of a backend's own files.
 _STATIC_URL = re.compile(r"""\b(?:STATIC_URL|static_url_path) *= *["']/?([^"']*?)/?["']""")
 _ENV_EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist", "env.example")
 _RUN_IT = "Run it: orchestra run"
@@ -68,13 +65,13 @@ _HEAD = """\
 
 
 class Scaffold(Struct, frozen=True, kw_only=True):
-    """What a Procfile should have, and the settings.
+    """The proposed Procfile and settings.
 
     Attributes:
         entries: The lines of the Procfile.
         settings: The text of the settings; empty: none are needed.
-        reasons: Why, line by line.
-        remarks: What was seen and not taken.
+        reasons: The reason for each line.
+        remarks: Findings that were not used.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -96,11 +93,11 @@ class Scaffold(Struct, frozen=True, kw_only=True):
 
 
 def propose(folder: Path, machine: Machine) -> Scaffold:
-    """Look at a folder that has no `Procfile.dev`: what should be written there.
+    """Look at a folder that has no `Procfile.dev`, and propose one.
 
     Raises:
-        ConfigError: It has a `Procfile.dev`, or what it has is enough, or nothing was found.
-        ConfigErrors: The Procfile or the settings that it has are wrong.
+        ConfigError: It has a `Procfile.dev`, or a sufficient Procfile, or nothing was found.
+        ConfigErrors: Its Procfile or its settings are not valid.
     """
     path = folder / DEFAULT_NAMES[0]
     _refuse_in_the_way(folder)
@@ -129,7 +126,7 @@ def propose(folder: Path, machine: Machine) -> Scaffold:
 
 
 def _refuse_in_the_way(folder: Path) -> None:
-    """Raise `ConfigError` if something has the name of a file that would be written, and is none."""
+    """Raise `ConfigError` if the name of a file to be written is taken by something that is not a file."""
     for path in (folder / DEFAULT_NAMES[0], folder / toml.OWN_FILE):
         if os.path.lexists(path) and not path.is_file():
             what = "a folder" if path.is_dir() else "no file" if path.exists() else "a link to nothing"
@@ -137,25 +134,25 @@ def _refuse_in_the_way(folder: Path) -> None:
 
 
 def look(root: Path, machine: Machine, *, existing: Sequence[Entry] = ()) -> Scaffold:
-    """Look at a folder.
+    """Look at a folder, and propose the files for it.
 
     Args:
         root: The folder.
-        machine: For ``PATH``: which server of several is there; and which ports are taken.
-        existing: The entries of a Procfile that is there already.
+        machine: Its ``PATH`` shows which servers are installed; and which ports are taken.
+        existing: The entries of an existing Procfile.
 
     Raises:
-        ConfigError: Several projects are in it, or a folder has a name that does not fit into a Procfile.
+        ConfigError: It contains several projects, or the name of a folder does not fit into a Procfile.
     """
     return _Look(root, machine, existing).scaffold()
 
 
 class _Look:
-    """What a folder has, and what follows from it.
+    """The findings in a folder, and the proposal that follows from them.
 
     Attributes:
-        names: What the processes are called, by what they would usually be: ``api``, ``vite``, ``worker``.
-        port: The one at which the frontend expects the backend, if that is not the one address.
+        names: The names of the processes, by their usual names: ``api``, ``vite``, ``worker``.
+        port: Where the frontend expects the backend, if that is not the one address.
     """
 
     def __init__(self, root: Path, machine: Machine, existing: Sequence[Entry]) -> None:
@@ -268,7 +265,7 @@ class _Look:
         return lines
 
     def _frontend_paths(self, frontend: Frontend) -> list[str]:
-        """The paths that are Vite's alone."""
+        """The paths that have to be asked of Vite alone."""
         paths = ["/_next/"] if frontend.package == "next" else []
         texts = self.sources.below(self.root).values()
         own = {match[1] for text in texts for match in _STATIC_URL.finditer(text)}
@@ -293,7 +290,7 @@ class _Look:
                 self.port = port if port != DEFAULT_LISTEN[1] and self.machine.is_free(port) else None
 
     def _hint(self) -> None:
-        """Tell what will not work as it is, and the next step."""
+        """Add remarks about things that will not work, with the next step."""
         root, frontends = self.root, self.frontends
         taken = {each.folder for each in frontends} | {each.call.folder for each in frontends}
         scripts = ((each, packages.scripts_of(each)) for each in self.files if each not in taken)
@@ -314,9 +311,9 @@ class _Look:
 
 
 def _refuse_several(calls: Sequence[Call], root: Path) -> None:
-    """Raise `ConfigError` if there are several of a kind, of projects that have nothing in common.
+    """Raise `ConfigError` if there are several frontends, or backends, of unrelated projects.
 
-    That is, in folders that are repositories of their own, or in one that has nothing of a project itself.
+    Projects are unrelated if their folders are repositories, or if the folder above has no file of a project.
     """
     tops = dict.fromkeys(each.folder.relative_to(root).parts[:1] for each in calls)
     folders = [root.joinpath(*each) for each in tops]
@@ -335,10 +332,10 @@ def find_frontend(root: Path) -> str | None:
 
 
 def _files(root: Path, *, home: str | None = None) -> dict[Path, list[str]]:
-    """The names of the files in the folder and in those in it; those nearest to the top come first.
+    """The names of the files in the folder and below it; those nearest to the top come first.
 
-    Below the user's home and the root of the system there are many projects, and not those that are meant:
-    these are looked into only if they are one themselves.
+    The user's home and the root of the system contain many projects, of which none is meant: folders below
+    them are searched only if they are a project themselves.
     """
     found = {}
     is_shared = str(root) in {home, root.anchor}
@@ -365,7 +362,7 @@ def _command(call: Call, root: Path) -> str:
 
 
 def _is_like(name: str, entry: Entry, root: Path) -> bool:
-    """Whether an entry of a Procfile does what we would write a line for."""
+    """Whether an entry of a Procfile does the same as a line of ours."""
     reading = commands.read(entry.command, cwd=root, root=root)
     match name:
         case "vite" | "frontend":

@@ -1,12 +1,12 @@
 """Every setting once: name, type, bounds, default, and one line of documentation.
 
-A struct is one table of ``orchestra.toml``. It is what TOML is decoded into, what an error's hint quotes, and
-what a test compares the README's tables with. Where a run takes a setting over as it stands, the setting is
-in a `...Policy`, which the plan of that name extends, too: so a default written here is the only one there
-is, also for a `Plan` that is written in code.
+A struct is one table of ``orchestra.toml``. TOML is decoded into it, hints of errors quote it, and a test
+compares it with the README's tables. A setting that a run uses unchanged is in a `...Policy` struct, from
+which the plan's struct inherits it; so each default is written once, also for a `Plan` that is written in
+code. A new setting is a field here and a row in the README.
 
-Conventions: ``None`` is a default that follows from something else (the Procfile, what is found);
-`_doc` says in words which one, for the README.
+Conventions: ``None`` means that the default follows from something else (the Procfile, the project); `_doc`
+says from what, for the README.
 
 Not here: reading files (`toml`), what follows from a setting (`load`), roles of processes (`roles`).
 """
@@ -36,7 +36,7 @@ __all__ = [
     "documented",
 ]
 
-# Settings of earlier versions that are constants now: a file that still has one gets a note.
+# Settings of earlier versions that are constants now: if a file still has one, there is a note.
 # fmt: off
 CONSTANTS: Mapping[str, str] = {
     "hold_requests": "256", "hold_bytes": "8 MiB", "max_head": "64 KiB", "header_timeout": "10 s",
@@ -44,9 +44,9 @@ CONSTANTS: Mapping[str, str] = {
 }
 # fmt: on
 
-# What is the backend's unless the settings say what is.
+# The backend's paths unless the settings list them.
 API_PREFIX = "/api"
-# Vite's own names: no backend is asked for them. A name that ends in "/" stands for all below it.
+# Vite's own paths, which never go to a backend. A name that ends in "/" stands for all below it.
 # fmt: off
 VITE_PATHS = (
     "/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor", "/_next/",
@@ -54,7 +54,7 @@ VITE_PATHS = (
 # fmt: on
 
 
-# Below it is what the one address answers itself.
+# Paths below it are answered by the one address itself.
 OWN_PATH = "/__orchestra__"
 
 
@@ -66,7 +66,7 @@ class Restart(Enum):
     ALWAYS = "always"
 
 
-# The longest time and the largest number are those that every timer and counter of ours can hold.
+# The longest time and the largest number are such that all timers and counters can hold them.
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -92,7 +92,7 @@ Signal: TypeAlias = Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL"
 # The parentheses call a factory.
 Application: TypeAlias = Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+(\(\))?\Z")]
 Awaited: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+(:(ready|started|completed))?\Z")]
-# No argument of a program and no path can have a NUL in it.
+# Arguments of programs and paths cannot contain a NUL.
 Text: TypeAlias = Annotated[str, Meta(pattern=r"^[^\0]+\Z")]
 
 
@@ -102,7 +102,7 @@ def _doc(text: str, default: str = "") -> Meta:
 
 
 class RunPolicy(Struct, frozen=True, kw_only=True):
-    """What `Plan` takes over from ``[run]``."""
+    """The settings of ``[run]`` that `Plan` inherits."""
 
     output: Annotated[
         Output, _doc('"auto" (dashboard on a terminal, else plain), "dashboard", "plain", "json"')
@@ -126,7 +126,7 @@ class RunSettings(RunPolicy, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ProxyPolicy(Struct, frozen=True, kw_only=True):
-    """What `ProxyPlan` takes over from ``[proxy]``."""
+    """The settings of ``[proxy]`` that `ProxyPlan` inherits."""
 
     backend_paths: Annotated[
         UrlPaths, _doc("[\"/...\"]: only these are the backend's, with all below them; others the frontend's")
@@ -171,7 +171,7 @@ class ProxySettings(ProxyPolicy, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ReloadSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[reload]``: what follows when a file is saved, and what pages of the one address show of it."""
+    """``[reload]``: what follows when a file is saved, and what pages show of it."""
 
     enabled: Annotated[bool, _doc("false: watch no files, and leave pages as they are")] = True
     pages: Annotated[
@@ -194,11 +194,11 @@ class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A command that is run before a process is restarted because a file has changed.
+    """A command that runs before a process is restarted because a file has changed.
 
     Attributes:
-        command: Given to ``/bin/sh -c`` in the process's folder, with its environment.
-        inputs: Patterns of files; the command is run only if the content of one has changed. None: always.
+        command: Run by ``/bin/sh -c`` in the process's folder, with its environment.
+        inputs: Patterns of files; the command runs only if the content of one has changed. Empty: always.
     """
 
     command: Text
@@ -206,7 +206,7 @@ class BeforeRestart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ProcessPolicy(Struct, frozen=True, kw_only=True):
-    """What `ProcessPlan` takes over from ``[process.NAME]``."""
+    """The settings of ``[process.NAME]`` that `ProcessPlan` inherits."""
 
     autostart: Annotated[bool, _doc("false: it is started by hand, by name, or by what depends on it")] = True
     ready: Annotated[
@@ -278,7 +278,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Documentation(NamedTuple):
-    """What a setting means, and its default as it would be written in TOML, or in words."""
+    """The meaning of a setting, and its default in TOML, or in words."""
 
     text: str
     default: str

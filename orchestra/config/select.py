@@ -1,7 +1,7 @@
-"""Which processes there are, which of them are run, how many of each, and what each depends on.
+"""Which processes exist, which of them are run, how many of each, and what each depends on.
 
-The Procfile says which there are; a table of the settings may define another one. `choose` follows the
-command line: names, ``-x`` and the formation; a process that is chosen brings its dependencies.
+The Procfile defines them; a table of the settings may define another one. `choose` follows the command line:
+names, ``-x`` and the formation; a chosen process brings its dependencies.
 
 Not here: ports, roles, what a command does.
 """
@@ -39,21 +39,21 @@ __all__ = [
     "stop_levels",
 ]
 
-# The ports that each process has for its instances.
+# The number of ports that each process has for its instances.
 MAX_INSTANCES = 100
 # The program that serves an `app`, in the Python that is found on the process's `PATH`.
 _SERVER = Path(__file__).parent.parent / "child" / "application.py"
 
 
 class Draft(Struct, kw_only=True):
-    """A process on its way into the plan: what was written, then what each step of `load` finds out.
+    """A process on its way into the plan: its settings, and the findings of each step of `load`.
 
     Attributes:
-        command: As it was written; of an `app`, what serves it.
-        waits_for: What it depends on, without what cannot work.
+        command: As written; for an `app`, the one that serves it.
+        waits_for: Its dependencies, without invalid ones.
         ready: Its readiness checks, without those that are invalid.
-        instances: What they are called: a single one like the process; with none it is not run.
-        env: The environment that its command is run in, but for ports.
+        instances: Their names: a single one has that of the process; without any it is not run.
+        env: The environment of its command, without ports.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Draft(Struct, kw_only=True):
 
     @property
     def names(self) -> Sequence[str]:
-        """Its instances, or what stands for them if it is not run."""
+        """Its instances, or a substitute if it is not run."""
         return self.instances or [self.name]
 
     @property
     def own_variables(self) -> dict[str, str]:
-        """The variables of its own, but for what was refused and would hide all programs."""
+        """Its own variables, without one that was refused and would hide all programs."""
         return {name: text for name, text in self.settings.env.items() if not _hides_programs(name, text)}
 
     @property
@@ -90,11 +90,11 @@ class Draft(Struct, kw_only=True):
 
     @property
     def checks_http(self) -> bool:
-        """Whether one of its readiness checks asks it by HTTP."""
+        """Whether one of its readiness checks uses HTTP, without an address."""
         return any(isinstance(check, HttpCheck) and check.at is None for check in parse_checks(self.ready))
 
     def error(self, message: str, *, hint: str) -> ConfigError:
-        """Make an error about what was written: file, line, then `message`."""
+        """Make an error about a setting: file, line, then `message`."""
         return ConfigError(message, path=self.path, line=self.line, hint=hint)
 
     def refuse(self, key: str, message: str, *, hint: str) -> None:
@@ -102,7 +102,7 @@ class Draft(Struct, kw_only=True):
         self.file.refuse(("process", self.name, key), message, hint=hint)
 
 
-# --- Which there are ---
+# --- Which processes exist ---
 
 
 def gather(path: Path, entries: Iterable[procfiles.Entry], file: SettingsFile, *, root: Path) -> list[Draft]:
@@ -162,13 +162,13 @@ def _command_of(
 
 def _serve(app: str, place: str) -> str:
     """Give the command that serves an application, which was set at `place`."""
-    # No line is in the place: one more above it would ask for a restart. And not the shell looks PORT up: a
-    # spare is told another one when it serves.
+    # `place` has no line number: a line inserted above would require a restart. And the shell does not expand
+    # PORT: a spare gets another one when it serves.
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
 
 
 def _hides_programs(variable: str, value: str) -> bool:
-    """Whether it is a ``PATH`` that was meant to be expanded, and is not."""
+    """Whether it is a ``PATH`` that refers to itself, but is not expanded."""
     return variable == "PATH" and "$" in value
 
 
@@ -198,7 +198,7 @@ def _check_ready(process: Draft) -> None:
 
 
 def _refuse_collisions(processes: Sequence[Draft]) -> None:
-    """Refuse names that siblings could not tell apart in their variables, such as ``a-b`` and ``a_b``."""
+    """Refuse names that siblings could not distinguish in their variables, such as ``a-b`` and ``a_b``."""
     owners: dict[str, Draft] = {}
     for each in processes:
         variable = f"{environment.sibling_prefix(each.name)}_PORT"
@@ -209,7 +209,7 @@ def _refuse_collisions(processes: Sequence[Draft]) -> None:
 
 
 def log_file(root: Path, table: ProcessSettings, instance: str = "") -> Path | None:
-    """Give the file of a process's output; each instance has one of its own: ``web.1.log``."""
+    """Give the log file of a process; each instance has one of its own: ``web.1.log``."""
     if table.log_file is None:
         return None
     path = root / table.log_file
@@ -248,7 +248,7 @@ def _find_dependencies(processes: Sequence[Draft]) -> None:
 
 
 def refuse_unready(processes: Iterable[Draft], unready: Collection[str]) -> None:
-    """Refuse to wait until a process is ready that has no readiness check: those of `unready`."""
+    """Refuse to wait for the readiness of a process without a readiness check: those in `unready`."""
     for process in processes:
         for each in process.waits_for:
             if each.condition is Condition.READY and each.name in unready:
@@ -260,10 +260,10 @@ def refuse_unready(processes: Iterable[Draft], unready: Collection[str]) -> None
 
 
 def formation(text: str | None, processes: Sequence[Draft]) -> dict[str, int]:
-    """Say how many instances each process is to have: by the command line, else by its settings.
+    """Give the number of instances of each process: by the command line, otherwise by its settings.
 
-    `text` is ``web=2,worker=0,all=1``, with ``all`` for those that are not named; `ConfigError` if it has
-    another form, or names a process that there is not.
+    `text` is ``web=2,worker=0,all=1``, with ``all`` for all others; `ConfigError` if it has another form, or
+    names an unknown process.
     """
     names = [each.name for each in processes]
     asked: dict[str, int] = {}
@@ -296,9 +296,9 @@ def choose(
     left_out: Sequence[str],
     counts: Mapping[str, int],
 ) -> None:
-    """Give instances to the processes that are run: those that are named, with their dependencies.
+    """Give instances to the processes that are run: the named ones, with their dependencies.
 
-    Without names, `only`, all are chosen, but never those in `left_out` nor those with a count of 0.
+    Without names in `only`, all are chosen, but never those in `left_out` nor those with a count of 0.
     """
     by_name = {each.name: each for each in processes}
     for name in (*only, *left_out):
@@ -309,7 +309,7 @@ def choose(
             problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
     asked = [name for name in only if name in by_name] if only else [*by_name]
     chosen = _with_needed(asked, by_name, {name for name in counts if counts[name]}.difference(left_out))
-    # What is named is asked for, and so is what is needed by it, or by what is started anyway.
+    # Named processes are run, and so are the dependencies of them and of those that start automatically.
     wanted = [name for name in chosen if name in only or by_name[name].settings.autostart]
     started = _with_needed(wanted, by_name, chosen)
     for name in chosen:
@@ -321,7 +321,7 @@ def choose(
 
 
 def _with_needed(names: Iterable[str], by_name: Mapping[str, Draft], possible: Collection[str]) -> set[str]:
-    """Add what processes depend on, as far as that is possible."""
+    """Add the dependencies of processes, as far as that is possible."""
     found: set[str] = set()
     unseen = [*names]
     while unseen:
@@ -332,7 +332,7 @@ def _with_needed(names: Iterable[str], by_name: Mapping[str, Draft], possible: C
     return found
 
 
-# --- In which order they are started and stopped ---
+# --- The order of starting and stopping ---
 
 
 def find_cycle(waits_for: Mapping[str, Sequence[str]]) -> list[str]:
@@ -348,7 +348,7 @@ def find_cycle(waits_for: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def stop_levels(waits_for: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Give the order of stopping: nothing depends on the first level, only those before on the next ones."""
+    """Give the order of stopping: nothing depends on the first level, others on earlier ones only."""
     sorter = TopologicalSorter[str](dict.fromkeys(waits_for, ()))
     for name, others in waits_for.items():
         for other in others:

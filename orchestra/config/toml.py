@@ -1,12 +1,12 @@
 """``orchestra.toml``, or ``[tool.orchestra]`` of ``pyproject.toml`` -> the structs of `schema`.
 
-msgspec decides what fits and says what does not. It stops at the first thing, so the key at fault is taken
-out and the table decoded again, until it fits: everything that is wrong is told at once. Each error is
-completed by the file, the line of the key, and a hint: the key's documentation, or the nearest known key. A
-setting that is misspelt and ignored would be worse than none.
+msgspec validates, and stops at the first error. So the wrong key is taken out and the table decoded again,
+until it is valid: all errors are reported at once. Each error gets the file, the line of the key, and a hint:
+the key's documentation, or the nearest known key. A misspelt setting is an error, because ignoring it would
+be worse.
 
-TOML is read by `tomllib`, which does not tell where keys stand. Their line is found afterwards by their text,
-and left out of a message where it is not certain.
+`tomllib` does not report the positions of keys. The line is found afterwards by a text search, and left out
+of the message if it is not certain.
 
 Not here: which settings there are (`schema`), what follows from them (`load`).
 """
@@ -42,10 +42,10 @@ _T = TypeVar("_T")
 
 
 class SettingsFile(Struct, frozen=True, kw_only=True):
-    """Settings, where they stand, and the problems that messages about them are added to.
+    """Settings, their positions, and the problems that messages about them are added to.
 
     Attributes:
-        path: The file; ``None`` if there is none, or it says nothing about orchestra.
+        path: The file; ``None`` if there is none, or it has no settings of orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
         notes: Keys that have no effect any more.
         refused: The keys of errors.
@@ -90,9 +90,9 @@ def find(root: Path, problems: Problems) -> SettingsFile:
 
 
 def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] = ()) -> SettingsFile | None:
-    """Parse the text of a settings file; `problems` is told what does not fit.
+    """Parse the text of a settings file; errors are added to `problems`.
 
-    ``None``: the tables that ours are in, `above`, are not there. `ConfigError`: it is not TOML.
+    ``None``: the tables that ours are in, `above`, do not exist. `ConfigError`: it is not TOML.
     """
     import tomllib  # noqa: PLC0415 - most projects have no settings
 
@@ -108,7 +108,7 @@ def parse(text: str, path: Path, problems: Problems, *, above: tuple[str, ...] =
 
 
 def decode(value: object, file: SettingsFile) -> SettingsFile:
-    """Give `file` with the settings of `value`, the table that all others are in."""
+    """Decode `value`, the table that all others are in, into the settings of `file`."""
     tables = _table((), value, dict, file)
     found = {name: _table((name,), tables.pop(name, {}), kind, file) for name, kind in _TABLES.items()}
     processes = {}
@@ -116,7 +116,7 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
         table = _table(("process", name), each, ProcessSettings, file)
         if isinstance(each, dict):
             processes[name] = table
-    _table((), tables, Settings, file)  # what is left of the tables is unknown
+    _table((), tables, Settings, file)  # Keys that are left in the table are unknown.
     settings = Settings(**found, process=processes)
     try:
         bindings(settings.dashboard.keys)
@@ -126,7 +126,7 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Give the one of `known` that `word` was probably meant to be."""
+    """Give the one of `known` that `word` most probably means."""
     import difflib  # noqa: PLC0415 - only mistakes need it
 
     by_lower = {each.lower(): each for each in known}
@@ -135,18 +135,18 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Name the one that was probably meant, and all that there are."""
+    """Suggest the most probable name, and list all."""
     near = nearest(name, names)
     return f"Did you mean {near}? {there_are(names)}" if near else there_are(names)
 
 
 def there_are(names: Sequence[str]) -> str:
-    """Name all that there are."""
+    """List all known names."""
     return f"There {'is only' if len(names) == 1 else 'are'} {', '.join(names)}."
 
 
 def _table(keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsFile) -> _T:
-    """Decode one table: what does not fit is reported, and has its default."""
+    """Decode one table: a wrong value is reported, and replaced by its default."""
     if isinstance(value, dict):
         value = dict(value)
     while True:
@@ -176,7 +176,7 @@ def _custom(kind: type, value: object) -> object:
 
 
 def _understood(message: str) -> tuple[str, str, str]:
-    """Split what msgspec says: ``Expected `int` - at `$.key[0]` `` -> text, key, what follows."""
+    """Split msgspec's message: ``Expected `int` - at `$.key[0]` `` -> text, key, the rest of the path."""
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
         return "no such setting", unknown[1], ""
     if found := re.fullmatch(r"(.*) - at `\$\.(\w+)([^`]*)`", message, re.DOTALL):
@@ -213,7 +213,7 @@ def _invalid_toml(path: Path, text: str, exc: Exception) -> ConfigError:
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int | None]:
-    """Find the lines of all headers and keys; `None` is what seems to stand twice, in a string say."""
+    """Find the lines of all headers and keys; `None` for one that seems to occur twice, in a string say."""
     found: dict[tuple[str, ...], int | None] = {}
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):

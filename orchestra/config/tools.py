@@ -1,10 +1,10 @@
 """Which programs a folder has of its own: those of its virtual environment and of its packages.
 
 One rule for ``run``, ``check`` and ``init``: a process has the tools of the folder in which its command calls
-its first program (behind ``cd``, or its ``cwd``), and those of the folders above it, up to the project's, the
-nearest first. A virtual environment is used as if it were activated. One that is active already is left as it
-is, unless it is only orchestra's own and the folder has another one. What finds its environment itself
-(``uv run``, ``poetry run``) is left to do so.
+its first program (after ``cd``, or its ``cwd``), and those of the parent folders up to the project's, the
+nearest first. A virtual environment is used as if it were activated. One that is active already stays active,
+unless it is only orchestra's own and the folder has another one. Commands that find their environment
+themselves (``uv run``, ``poetry run``) are left alone.
 
 Files are looked at, nothing is executed. Not here: `os.environ`; all environments are arguments and results.
 """
@@ -38,17 +38,17 @@ __all__ = [
 ]
 
 _VIRTUAL_ENVIRONMENTS = (".venv", "venv", "env")
-# The lock file says which tool keeps a project's environment, and so how its programs are run.
+# Which tool keeps a project's environment, and so how its programs are run, by the lock file.
 _LAUNCHERS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm", "Pipfile": "pipenv"}
 _PYTHON = re.compile(r"python(\d(\.\d+)?)?")
-# Of a script: `#!/x/python3`, or, for a path that is too long, a shell that executes it.
+# The first line of a script: `#!/x/python3`, or, for a path that is too long, a shell that executes it.
 _INTERPRETER = re.compile(rb"#! *(?:/usr/bin/env +(?:-S +)?)?([^\s]+)|'''exec' +\"?([^\"\n]+?)\"? +\"\$0\"")
 _NAMED_VERSION = re.compile(r"(\d+\.\d+)$")
 _VERSION = re.compile(r"^version(?:_info)? *= *(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
 
 
 def environment_in(folder: Path, env: Mapping[str, str]) -> Path | None:
-    """The virtual environment that a folder has."""
+    """The virtual environment in a folder."""
     names = [*_VIRTUAL_ENVIRONMENTS]
     if is_file(folder / "uv.lock") and (name := env.get("UV_PROJECT_ENVIRONMENT")):
         names.insert(0, name)
@@ -63,19 +63,19 @@ def virtual_environment(folder: Path, root: Path, env: Mapping[str, str]) -> Pat
 
 
 def broken_environment(folder: Path, root: Path) -> Path | None:
-    """The nearest folder called like a virtual environment, if it has no Python that could be executed."""
+    """The nearest folder called like a virtual environment, if its Python cannot be executed."""
     named = (each / name for each in _searched(folder, root) for name in _VIRTUAL_ENVIRONMENTS)
     nearest = next((each for each in named if is_file(each / "pyvenv.cfg")), None)
     return nearest if nearest is not None and not is_file(nearest / "bin" / "python") else None
 
 
 def _searched(folder: Path, root: Path) -> list[Path]:
-    """Where the tools of a folder are: of one that is elsewhere, in that and in the project's."""
+    """The folders to search for tools, from a folder up; for one outside the project also the project's."""
     return [*dict.fromkeys([*upward(folder, root), root])]
 
 
 def launcher_of(folder: Path, root: Path) -> tuple[str, Path] | None:
-    """The tool that keeps the environment of a folder, by the nearest lock file; and where that is."""
+    """The tool that keeps the environment of a folder, by the nearest lock file; and that file's folder."""
     for each in _searched(folder, root):
         for lock, tool in _LAUNCHERS.items():
             if is_file(each / lock):
@@ -92,10 +92,10 @@ def with_tools(
     is_app: bool = False,
     is_launched: bool = False,
 ) -> dict[str, str]:
-    """Give an environment in which the tools of a folder are found, in which a first program is called.
+    """Give an environment with the tools of the folder in which a first program is called.
 
-    The `scripts` that were installed beside orchestra (``None``: none) are found last of all; but where there
-    is no virtual environment, an application (`is_app`) runs in the one that orchestra is installed in.
+    The `scripts` that were installed beside orchestra (``None``: none) are found last of all. If there is no
+    virtual environment, an application (`is_app`) runs in the one that orchestra is installed in.
     `is_launched`: the first program finds its environment itself.
     """
     new = dict(env)
@@ -108,7 +108,7 @@ def with_tools(
     active, found = new.get("VIRTUAL_ENV"), virtual_environment(folder, root, env)
     if found is not None and not is_launched and (not active or is_own(active, scripts)):
         new["VIRTUAL_ENV"] = str(found)
-        new.pop("PYTHONHOME", None)  # as its `activate` does: it would lead back to another Python
+        new.pop("PYTHONHOME", None)  # As its `activate` does: it would lead back to another Python.
         folders.insert(0, str(found / "bin"))
     if scripts and is_app and not (new.get("VIRTUAL_ENV") or new.get("CONDA_PREFIX")):
         folders.insert(0, scripts)
@@ -129,10 +129,10 @@ class Program(Struct, frozen=True, kw_only=True):
     """A program that was found, and the Python that executes it.
 
     Attributes:
-        interpreter: What executes it, if it is a script that names it, or a Python.
-        prefix: The virtual environment of that; ``None``: it has none.
-        version: Its version, where that is known without asking it: ``3.12.3``.
-        is_own: Whether it is orchestra's own, which neither the user has activated nor the project has.
+        interpreter: Its interpreter, if it is a script that names one, or a Python.
+        prefix: The virtual environment of the interpreter; ``None`` if it has none.
+        version: Its version, if that is known without running it: ``3.12.3``.
+        is_own: Whether it is orchestra's own, and neither activated by the user nor the project's.
     """
 
     path: Path
@@ -156,7 +156,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str | None) -> Program | None:
-    """Look a program up as a shell in `cwd` would, and say which Python it is; ``None``: it is not found."""
+    """Look a program up as a shell in `cwd` would, with its Python; ``None`` if it is not found."""
     found = str(cwd / name) if "/" in name else shutil.which(name, path=env.get("PATH"))
     if found is None or not is_file(found):
         return None
@@ -196,7 +196,7 @@ def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:
 
 
 def shown(path: Path, root: Path) -> str:
-    """Name a path for people: relative to `root`, if it is in there."""
+    """Name a path for people: relative to `root` if it is inside."""
     if path == root:
         return "the project's folder"
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

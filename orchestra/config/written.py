@@ -1,11 +1,10 @@
-"""What a run is made from: a Procfile and settings, or what stands in their place.
+"""The source of a run's plan: a Procfile and settings, or a substitute for them.
 
-For `orchestra dev` that is an application and a frontend. Else it is what `orchestra init` would write, which
-is taken only where there is nothing that the user has written: no file that is called like a
-Procfile, and no process in the settings. It is found anew each time, so a run that goes on follows the files
-when they are written.
+For `orchestra dev` the substitute is an application and a frontend. Otherwise it is what `orchestra init`
+would write; it is used only if the user has written nothing: no file with a Procfile's name, and no process
+in the settings. It is computed each time, so a run follows the files as soon as they are written.
 
-Not here: env files, options; what any of it means.
+Not here: env files, options; the meaning of the files.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "Written", "read_written"]
 
-# What its two processes are called.
+# The names of its two processes.
 _APP, _FRONTEND = "api", "vite"
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """What `orchestra dev` runs; the settings in the folder count, a Procfile does not.
+    """The target of `orchestra dev`; the settings in the folder count, a Procfile does not.
 
     Attributes:
         app: The application, as in ``app`` of the settings; ``None``: the frontend alone.
-        vite: The command that starts the frontend; ``None``: it is looked for.
-        backend_prefixes: As in the settings; ``None``: what they say.
+        vite: The command that starts the frontend; ``None``: it is found.
+        backend_prefixes: As in the settings, which ``None`` leaves unchanged.
     """
 
     app: str | None
@@ -50,8 +49,8 @@ class Written(Struct, frozen=True, kw_only=True):
     """A Procfile with its entries, and the settings.
 
     Attributes:
-        path: The Procfile, or the settings in place of one; it may have to be written yet.
-        others: The other files that it is made from, or will be when they are there.
+        path: The Procfile, or the settings instead of one; it may not be written yet.
+        others: The other files that it is made from, or will be when they exist.
     """
 
     path: Path
@@ -67,7 +66,7 @@ def read_written(
     """Read the Procfile at `path`, by default that of `folder`, and the settings beside it; or a target.
 
     Raises:
-        ConfigError: There is none, and nothing that could be run.
+        ConfigError: There is none, and no project was found.
     """
     beside = path.parent if path is not None else folder
     file = toml.find(beside, problems)
@@ -78,7 +77,7 @@ def read_written(
     try:
         path = path or procfiles.find(beside, otherwise=file.path if defines else None)
     except ConfigError as exc:
-        problems.raise_all()  # the settings that could not be read may define a process
+        problems.raise_all()  # The settings that could not be read may define a process.
         return _proposed(beside, machine, file, others, missing=exc)
     entries = procfiles.read(path, problems, may_be_empty=defines) if path != file.path else ()
     return Written(path=path, entries=entries, file=file, others=others, notes=tuple(file.notes))
@@ -110,7 +109,7 @@ def _targeted(target: Target, folder: Path, file: toml.SettingsFile, others: tup
 def _proposed(
     folder: Path, machine: Machine, file: toml.SettingsFile, others: tuple[Path, ...], *, missing: ConfigError
 ) -> Written:
-    """Give what `orchestra init` would write; settings that there are stay as they are."""
+    """Give the proposal of `orchestra init`; existing settings stay the same."""
     from orchestra.config.scaffold import look  # noqa: PLC0415 - most projects have a Procfile
 
     if procfiles.similar(folder):
@@ -127,7 +126,7 @@ def _proposed(
         notes.append(Note(f"{toml.OWN_FILE}: {found.settings_in_a_line}"))
         if file.path is None:
             settings = toml.parse(found.settings, folder / toml.OWN_FILE, file.problems)
-            # No message names a file that is not there.
+            # No message names a file that does not exist.
             file = replace(settings or file, path=None, text="")
     return Written(
         path=path,

@@ -1,1 +1,1 @@
-"""The control app: what browsers and local programs see of a run, and the script that pages get."""
+"""The control app: state and orders of a run for browsers and local programs, and the script in pages."""

@@ -1,21 +1,21 @@
 """The control app: what is behind ``/__orchestra__/``, as an ASGI application.
 
-`doors` decides whether a request is admitted. What is here answers it:
+`doors` decides whether a request is admitted. The endpoints:
 
 - `client.js`: the script that pages get, a static file.
-- `live`: a WebSocket for each page, over which `tabs` tells it what to do.
-- `state`, `healthz`, `readyz`: how the run is, now.
+- `live`: a WebSocket for each page, over which `tabs` sends it messages.
+- `state`, `healthz`, `readyz`: the current state of the run.
 - `events`: all events, as server-sent events whose data is a JSON line each.
-- `watch`: all that a dashboard in another terminal needs, as JSON lines.
-- `order`: what programs of this user order the run to do (`local`); `place`: the environment of a process.
-- `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and a line that
-  an error of this run has named: where it was raised, or a frame of its traceback. That the file is in the
-  project is checked after links were resolved, and the editor gets the resolved path.
+- `watch`: everything that a dashboard in another terminal needs, as JSON lines.
+- `order`: orders to the run from programs of this user (`local`); `place`: the environment of a process.
+- `open`: opens a file in the user's editor. It takes a POST with the run's token, and a file and line from an
+  error of this run: the place where it was raised, or a frame of its traceback. After links are resolved, the
+  file has to be in the project, and the editor gets the resolved path.
 
-Every answer forbids other origins to embed it, and nothing is stored but the script. Bodies, messages, tabs
-and readers are bounded; what takes too long is ended by the server (`server`).
+Every answer forbids embedding by other origins, and only the script may be cached. Bodies, messages, tabs and
+readers are bounded; the server (`server`) ends what takes too long.
 
-Not here: connections, the server, which page is told what (`tabs`).
+Not here: connections, the server, the choice of messages for pages (`tabs`).
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ __all__ = ["App", "View"]
 
 # An order is a path, a line and a token.
 MAX_BODY = 16384
-# Readers of events at once, and the events that may wait for each.
+# Concurrent readers of events, and the number of events that may wait for each.
 MAX_READERS = 32
 MAX_EVENTS = 10_000
-# Seconds of silence after which a stream shows that it is alive, or finds out that its reader is not.
+# Seconds of silence after which a stream sends a heartbeat, by which a lost reader is noticed.
 HEARTBEAT = 20.0
 # Seconds for a browser to answer our close frame.
 CLOSE_LIMIT = 1.0
-# WebSocket close codes (RFC 6455 7.4.1, and the registry that it has opened).
+# WebSocket close codes (RFC 6455 7.4.1, and its registry).
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 _T = TypeVar("_T")
@@ -71,7 +71,7 @@ _EVERY_ANSWER: _Headers = (
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
     (b"X-Content-Type-Options", b"nosniff"),
 )
-# The media type of a stream, and what is sent during silence, which readers leave alone.
+# The media type of a stream, and the heartbeat, which readers ignore.
 _STREAMS = {
     "events": (b"text/event-stream; charset=utf-8", b":\n\n"),
     "watch": (b"application/jsonl", b"\n"),
@@ -80,11 +80,11 @@ _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
 class View(Protocol):
-    """What is asked of a run; a `Supervisor` is one."""
+    """The interface of a run for its control app; a `Supervisor` is one."""
 
     @property
     def plan(self) -> Plan:
-        """What it follows."""
+        """The current plan."""
 
     @property
     def url(self) -> str | None:
@@ -95,13 +95,13 @@ class View(Protocol):
 
     @property
     def feed(self) -> Callable[[], AsyncGenerator[bytes, None]] | None:
-        """Give what a dashboard in another terminal needs, as JSON lines; ``None``: nothing does."""
+        """Give the events for a dashboard in another terminal, as JSON lines; ``None`` if there are none."""
 
     def events(self, *, limit: int) -> AsyncGenerator[Event, None]:
         """Give all events."""
 
     async def obey(self, order: Order) -> int:
-        """Begin an order, or `OrchestraError`; return how many processes or pages it is about."""
+        """Begin to carry out an order, or `OrchestraError`; return how many processes or pages it is for."""
 
 
 class _Answer(Struct, frozen=True):
@@ -118,7 +118,7 @@ class _Place(Struct, frozen=True):
 
 
 class App:
-    """Answers what is under ``/__orchestra__/``; `launch` starts a program without waiting, or `OSError`."""
+    """Answers requests under ``/__orchestra__/``; `launch` starts a program without waiting, or `OSError`."""
 
     def __init__(
         self,
@@ -138,12 +138,12 @@ class App:
         self._left = trio.lowlevel.ParkingLot()
 
     async def wait_for_readers(self) -> None:
-        """Wait until nothing reads the events any more."""
+        """Wait until no reader of events is left."""
         while self._readers:
             await self._left.park()
 
     async def __call__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI has it, that came in by `door`."""
+        """Serve one ASGI connection that came in by `door`."""
         path: bytes = scope["raw_path"]
         name = path.removeprefix(OWN_PREFIX).decode("latin-1") if path.startswith(OWN_PREFIX) else ""
         request = Request.of(door, name, scope)
@@ -295,9 +295,9 @@ class App:
 
 
 class _Live:
-    """The WebSocket of one page: `tabs` hears what the page says of itself, the page what `tabs` tells it.
+    """The WebSocket of one page: passes the page's reports to `tabs`, and the messages of `tabs` to the page.
 
-    A page that does not read, or says what is not understood, is given up.
+    A page that does not read, or sends an invalid message, is disconnected.
     """
 
     _is_gone = False
@@ -313,7 +313,7 @@ class _Live:
         self._news.set()
 
     async def run(self, *, is_local: bool) -> bool:
-        """Serve it to its end; return whether there was room for it: if not, it was not accepted."""
+        """Serve it to its end; return false if it was refused because there are too many."""
         tab = self._tabs.connect(self._wake, is_local=is_local)
         if tab is None:
             return False
@@ -353,7 +353,7 @@ class _Live:
                 break
             try:
                 page = read_page(message.get("text") or "")
-            except msgspec.DecodeError:  # its ValidationError is one
+            except msgspec.DecodeError:  # msgspec's ValidationError is a subclass
                 self._close_code = _POLICY_VIOLATION
                 break
             self._tabs.show(tab, page, trio.current_time())
@@ -375,7 +375,7 @@ def _tag_of(script: bytes) -> bytes:
 async def _server_sent(view: View) -> AsyncGenerator[bytes, None]:
     async with aclosing(view.events(limit=MAX_EVENTS)) as events:
         async for event in events:
-            # As in the JSON lines: a line is told when it is whole, and without colours.
+            # As in the JSON lines: only whole lines, without colours.
             if isinstance(event, OutputPaused):
                 continue
             if isinstance(event, OutputLine):
@@ -401,7 +401,7 @@ async def _beat(send: Send, beat: bytes) -> None:
 
 
 async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
-    """Receive a request's body, as JSON of a kind; or give the answer that says what is wrong with it."""
+    """Receive a request's body, as JSON of a type; otherwise return the answer that says what is wrong."""
     body, has_more = b"", True
     while has_more and len(body) <= MAX_BODY:
         message = await receive()
@@ -411,7 +411,7 @@ async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
         return _said(413, f"an order has at most {MAX_BODY} bytes")
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # its ValidationError is one of the former
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # ValidationError is a subclass of the former
         return _said(400, f"{wanted}: {exc}")
 
 

@@ -1,8 +1,7 @@
-"""Whether a Content-Security-Policy lets our script be loaded, and lets it open its WebSocket.
+"""Whether a Content-Security-Policy allows our script and its WebSocket.
 
-Decided as the Content Security Policy Level 3 specification says (6.7.2), for the two addresses that are
-ours: ``/__orchestra__/client.js`` and ``/__orchestra__/live`` at the origin of the page. A policy is never
-changed.
+The rules are those of Content Security Policy Level 3 (6.7.2), applied to our two addresses:
+``/__orchestra__/client.js`` and ``/__orchestra__/live`` at the origin of the page. A policy is never changed.
 
 Not here: which header or element a policy stands in (`inject`, `document`).
 """
@@ -27,7 +26,7 @@ __all__ = ["Origin", "Verdict", "forbids_connection", "judge"]
 
 _SCRIPT_DIRECTIVES = ("script-src-elem", "script-src", "default-src")
 _CONNECT_DIRECTIVES = ("connect-src", "default-src")
-# A sandboxed page without its origin could load the script, but the socket would be refused.
+# A sandboxed page without an origin could load the script, but its WebSocket would be refused.
 _SANDBOX_NEEDS = {"allow-scripts", "allow-same-origin"}
 
 # The grammar allows no character that would have to be escaped in an attribute.
@@ -38,14 +37,14 @@ _HOST_SOURCE = re.compile(
     re.IGNORECASE,
 )
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-# Beside itself; that ws covers http as well stands in the specification, and Chromium does not do it.
+# A scheme matches itself and this one; ws matches http by the specification, but not in Chromium.
 _COVERS = {"http": "https", "ws": "wss"}
 
 _Policy: TypeAlias = "dict[str, list[str]]"
 
 
 class Origin(Struct, frozen=True):
-    """Where a page comes from, as its browser sees it."""
+    """The origin of a page, as its browser sees it."""
 
     scheme: str
     host: str
@@ -53,7 +52,7 @@ class Origin(Struct, frozen=True):
 
     @classmethod
     def of(cls, head: RequestHead) -> Origin:
-        """Return the origin that a request is for; a tunnel says whether its outside is https."""
+        """Return the origin that a request is for; a tunnel reports whether its public side is https."""
         scheme = "https" if head.values.get(b"x-forwarded-proto") == b"https" else "http"
         match = match_host(head.host)
         host, port = match.groups() if match else (head.host, None)
@@ -61,7 +60,7 @@ class Origin(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """The directive that forbids the script, if one does, else the nonce that it needs, if one."""
+    """The directive that forbids the script, if any, otherwise the nonce that it needs, if any."""
 
     nonce: str = ""
     fault: str = ""
@@ -72,7 +71,7 @@ def judge(header: str, origin: Origin) -> Verdict:
     policies = [_directives(policy) for policy in header.split(",")]
     nonces = [nonce for policy in policies for nonce in _nonces(_effective(policy, _SCRIPT_DIRECTIVES)[1])]
     fault = _first(_sandbox_fault(policy) or _connect_fault(policy, origin) for policy in policies)
-    # Two policies may name different nonces, and one of them our origin, too.
+    # Two policies may require different nonces, and one of them allow our origin, too.
     for nonce in () if fault else (*nonces, ""):
         fault = _first(_script_fault(policy, nonce, origin) for policy in policies)
         if not fault:
@@ -98,7 +97,7 @@ def _directives(policy: str) -> _Policy:
 
 
 def _effective(policy: _Policy, names: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the first of these directives that there is, and its sources; without one, all are allowed."""
+    """Return the first existing one of these directives, and its sources; without one, all are allowed."""
     return next(((name, policy[name]) for name in names if name in policy), ("", ["*"]))
 
 
@@ -117,7 +116,7 @@ def _script_fault(policy: _Policy, nonce: str, origin: Origin) -> str:
     name, sources = _effective(policy, _SCRIPT_DIRECTIVES)
     if nonce in _nonces(sources):
         return ""
-    # It takes away what addresses allow from scripts that stand in the document.
+    # With it, addresses do not allow scripts that stand in the document.
     is_dynamic = "'strict-dynamic'" in map(str.lower, sources)
     if not is_dynamic and any(_covers(source, origin.scheme, SCRIPT, origin) for source in sources):
         return ""

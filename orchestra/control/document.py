@@ -1,16 +1,16 @@
 """Puts a tag into one HTML document while it passes.
 
 Strategy. The tag belongs right after the start tag of ``head`` or, without one, before the first content:
-what follows the byte order mark, the doctype, the start tag of ``html``, comments and white space. Up to
-there the document is read token by token, as the HTML standard's tokenizer does (13.2.5); what comes later,
-be it ``</head>`` in a script's string, is not looked at. A token that is not complete yet is held back, and
-nothing else: all that was decided passes at once. So any splitting into pieces gives the same bytes.
+after the byte order mark, the doctype, the start tag of ``html``, comments and white space. Up to there the
+document is read token by token, as the HTML standard's tokenizer does (13.2.5); the rest, such as ``</head>``
+in a script's string, is not looked at. Only an incomplete token is held back; everything before it passes at
+once. So the result does not depend on how the bytes are split into pieces.
 
-A document that is not in an encoding that has ASCII's bytes, one of XML whose root is not ``html``, and one
-without any content pass as they are.
+Documents pass unchanged if their encoding does not contain ASCII's bytes, if they are XML whose root is not
+``html``, or if they have no content.
 
-What follows the tag is kept as it passes, up to a limit, and shown once. `policies` finds a ``<meta>`` with a
-Content-Security-Policy in it. That governs only what follows it, so the tag is always before it.
+The text after the tag is kept as it passes, up to a limit, and searched once: `policies` finds a ``<meta>``
+with a Content-Security-Policy in it. That governs only what follows it, so the tag is always before it.
 
 Not here: which documents get a tag, and which tag (`inject`).
 """
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Document", "PlainDocument", "policies"]
 
-# A licence in a comment has some hundred bytes; a longer token passes, and the document gets no tag.
+# A licence in a comment has some hundred bytes; after a longer token the document gets no tag.
 LONGEST_TOKEN = 16384
-# A token that has so many bytes is known, and lacks its `>`.
+# A token of so many bytes is known to lack only its `>`.
 _ENDS_BY_MARK = range(6, LONGEST_TOKEN)
-# Bytes of a document that are shown.
+# Bytes of a document that are searched for policies.
 WATCHED = 65536
 
 _BOM = b"\xef\xbb\xbf"
@@ -41,7 +41,7 @@ _WIDE = (b"\0", b"<\0")
 
 # What follows the name of a tag.
 _NAME_END = rb"(?=[\t\n\f\r />])"
-# A `=` begins a name where no value can be; a value that has no end yet may not be taken for a name.
+# A `=` begins a name where no value can be; an unfinished value must not be taken for a name.
 _ATTRIBUTE = (
     rb"[\t\n\f\r /]*+([^\t\n\f\r />][^\t\n\f\r />=]*+)"
     rb"(?:[\t\n\f\r ]*+=[\t\n\f\r ]*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\t\n\f\r >\"'][^\t\n\f\r >]*+)|(?=>))"
@@ -54,13 +54,13 @@ _blanks = re.compile(rb"[\t\n\f\r ]+").match
 _open_tag = re.compile(rb"<(html|head)" + _NAME_END, re.IGNORECASE).match
 _whole_tag = re.compile(rb"<[a-z]++" + _REST_OF_TAG, re.IGNORECASE).match
 
-# What may stand in a head and is no markup there, metas, and the end of the head.
+# Contents of a head that are not markup, metas, and the end of the head.
 _in_head = re.compile(
     rb"<!--.*?(?:-->|\Z)|<(script|style|title|noscript|template)" + _NAME_END + rb".*?(?:</\1|\Z)"
     rb"|<meta" + _NAME_END + rb"(?:(?P<meta>" + _REST_OF_TAG + rb")|.*)|(?P<end></head|<body)" + _NAME_END,
     re.DOTALL | re.IGNORECASE,
 ).finditer
-# What may still become a token of another kind than content.
+# Text that may still become a token of another kind than content.
 _UNDECIDED = frozenset(start[:size] for start in (b"<html", b"<head", b"<!-") for size in range(1, 6))
 _attributes = re.compile(_ATTRIBUTE).finditer
 
@@ -70,7 +70,7 @@ class _At(Enum):
     PROLOG = auto()
     # After the start tag of `html`.
     ROOT = auto()
-    # The tag is behind us, or there is no place for it.
+    # The tag was put in, or there is no place for it.
     DECIDED = auto()
 
 
@@ -81,25 +81,25 @@ class _Token(Enum):
     HTML = auto()
     HEAD = auto()
     CONTENT = auto()
-    # Which of these it is, or where it ends, cannot be said yet.
+    # The kind of the token, or its end, cannot be known yet.
     UNFINISHED = auto()
 
 
 class PlainDocument:
-    """A plain text that becomes a document, with a tag before it."""
+    """A plain text that becomes a document, after a tag."""
 
     def __init__(self, tag: bytes) -> None:
         self._start = b"<!doctype html>" + tag + b'<pre style="white-space: pre-wrap">'
 
     def feed(self, data: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002 - as of a `Document`
-        """Take what has come of the text; return what passes."""
+        """Take the next part of the text; return what passes."""
         start, self._start = self._start, b""
         # Only ASCII is replaced, so any encoding that has it keeps its bytes.
         return start + html.escape(data.decode("latin-1"), quote=False).encode("latin-1")
 
 
 class Document:
-    """A document that passes and gets a tag, in XHTML if it `is_xml`; `on_start` gets what follows that."""
+    """A document that passes and gets a tag, in XHTML if it `is_xml`; `on_start` gets what follows it."""
 
     def __init__(self, tag: bytes, *, is_xml: bool, on_start: Callable[[bytes], object]) -> None:
         self._tag = tag
@@ -110,14 +110,14 @@ class Document:
         self._watched: bytearray | None = None
 
     def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        """Take what has come of the document; return what passes."""
+        """Take the next part of the document; return what passes."""
         before = self._at
         if before is _At.DECIDED:
             self._watch(data, is_last=is_last)
             return data
         held, self._held = self._held, b""
         if len(held) in _ENDS_BY_MARK and b">" not in data and not is_last:
-            # It would be read from its beginning for each of its pieces.
+            # Otherwise each part would read it from its beginning.
             self._held = held + data
             return b""
         data = held + data
@@ -131,7 +131,7 @@ class Document:
         return data[:place] + self._tag + data[place:]
 
     def _pass_prolog(self, data: bytes) -> int:
-        """Return how much of `data` is decided; if `_watched` is there now, the tag belongs there."""
+        """Return how much of `data` is decided; if `_watched` is set now, the tag belongs there."""
         at = 0
         if self._at is _At.START:
             if data[:2] in _UTF_16:
@@ -156,7 +156,7 @@ class Document:
         return at
 
     def _watch(self, data: bytes, *, is_last: bool) -> None:
-        """Show what follows the tag, once all of the document is here or enough of it."""
+        """Pass the text after the tag to `on_start`, once the whole document has arrived, or enough of it."""
         watched = self._watched
         if watched is None:
             return
@@ -167,7 +167,7 @@ class Document:
 
 
 def _token(data: bytes, at: int, *, is_xml: bool) -> tuple[_Token, int]:
-    """Return which token begins there, and where it ends; one that is not finished ends with the data."""
+    """Return which token begins there, and where it ends; an unfinished one ends with the data."""
     if match := _blanks(data, at):
         return _Token.BLANK, match.end()
     start = data[at : at + 6].lower()

@@ -1,18 +1,19 @@
 """Which requests under ``/__orchestra__/`` are admitted, and by which door.
 
 There are two doors. Behind the *local* one, the unix socket, is a program of the same user: it may use
-everything, and it alone gives orders and asks for environments. Behind the *browser's* one is the proxy, and
-so any web page, any program, and any machine that reaches the proxy. What that door admits:
+everything, and only it may give orders and read environments. Behind the *browser's* one is the proxy, and so
+any web page, any program, and any machine that reaches the proxy. That door admits:
 
-- `client.js`, `live`, `healthz` and `readyz` to all that the proxy serves; `state`, `events` and `open` only
+- `client.js`, `live`, `healthz` and `readyz` for all clients of the proxy; `state`, `events` and `open` only
   if the client *and* the Host are on loopback. The client's address is the one that the proxy has added to
-  ``X-Forwarded-For``; one before it that is not on loopback tells of a tunnel, and then the client is not.
-- Nothing to a page of another site or another port: ``Sec-Fetch-Site`` says so in all current browsers, and
-  ``Origin`` where a request could change or read something.
-- A request with neither is a program's, such as curl: it may ask `healthz` and `readyz`, and on loopback
-  `state` and `events`. A browser that shows a page over plain HTTP from another machine sends neither for a
-  script. Therefore `client.js`, which is the same for everyone, takes a ``Referer`` of our own origin
-  instead.
+  ``X-Forwarded-For``; if an address before it is not on loopback, the request came through a tunnel and is
+  not local.
+- Nothing for a page of another site or another port. ``Sec-Fetch-Site`` shows that in all current browsers,
+  and ``Origin`` does for requests that could change or read something.
+- A request with neither header comes from a program such as curl: it may use `healthz` and `readyz`, and on
+  loopback `state` and `events`. But a browser that shows a page over plain HTTP from another machine sends
+  neither for a script. Therefore `client.js`, which is the same for everyone, accepts a ``Referer`` of our
+  own origin instead.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
 
@@ -42,13 +43,13 @@ Door: TypeAlias = Literal["local", "browser"]
 
 
 class _Endpoint(Struct, frozen=True):
-    """What is behind one name.
+    """The rules for one endpoint.
 
     Attributes:
-        methods: That it answers to; none for a WebSocket.
-        is_local: Only the local door has it.
+        methods: The methods that it accepts; none for a WebSocket.
+        is_local: Only the local door admits requests for it.
         is_for_all: The browser's door admits clients and hosts that are not on loopback.
-        is_for_programs: The browser's door admits requests without any sign of a page.
+        is_for_programs: The browser's door admits requests that do not come from a page.
     """
 
     methods: tuple[str, ...]
@@ -73,10 +74,10 @@ _ENDPOINTS = {
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A request, as far as it matters here.
+    """The parts of a request that decide about its admission.
 
     Attributes:
-        name: What follows ``/__orchestra__/``, as it was sent.
+        name: The path after ``/__orchestra__/``, as it was sent.
         headers: By lower-case name; values of the same name are joined by commas.
     """
 
@@ -88,7 +89,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, door: Door, name: str, scope: Scope) -> Self:
-        """Give the request that an ASGI scope tells of."""
+        """Convert an ASGI scope."""
         headers: dict[bytes, bytes] = {}
         for key, value in scope["headers"]:
             known = headers.get(key.lower())
@@ -98,7 +99,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True):
-    """Why a request is not admitted; the headers are beside those of every answer."""
+    """Why a request is not admitted; its headers are added to those of every answer."""
 
     status: int
     text: str
@@ -121,7 +122,7 @@ def admit(request: Request) -> Refusal | None:
 
 
 def is_local(request: Request) -> bool:
-    """Whether the client and the host that it asks for are on this machine."""
+    """Whether the client and the requested host are on this machine."""
     if request.door == "local":
         return True
     headers = request.headers
@@ -129,7 +130,7 @@ def is_local(request: Request) -> bool:
 
 
 def _foreign(request: Request, endpoint: _Endpoint) -> str:
-    """Say what keeps a request out of the browser's door; empty if nothing does."""
+    """Say why the browser's door refuses a request; empty if it does not."""
     headers = request.headers
     site, origin, host = headers.get(b"sec-fetch-site"), headers.get(b"origin"), headers.get(b"host", b"")
     if site is not None and site not in (b"same-origin", b"none"):

@@ -1,10 +1,9 @@
 """Which editor opens a file at a line, and by which command.
 
-`[reload] editor` is a command, in which ``{file}`` and ``{line}`` stand for the place; without them, the
-place is added in the form that the editor takes. With ``"auto"`` it is the first of: ``ORCHESTRA_EDITOR``;
-``VISUAL`` or ``EDITOR``, if that has a window of its own; the first known editor that is installed. A command
-is split into words before the place is filled in, and no shell reads it: a file's name is never more than a
-name.
+`[reload] editor` is a command, in which ``{file}`` and ``{line}`` are replaced; without them, the position is
+appended in the editor's own form. ``"auto"`` is the first of: ``ORCHESTRA_EDITOR``; ``VISUAL`` or ``EDITOR``,
+if that editor has a window of its own; the first known editor that is installed. A command is split into
+words before the file is filled in, and no shell reads it: a file name cannot become a command.
 
 Pure. Not here: whether a file may be opened (`app`), starting the command (`server`).
 """
@@ -28,7 +27,7 @@ NO_EDITOR = (
 _GOTO = ("-g", "{file}:{line}")
 _PLACE = ("{file}:{line}",)
 _LINE_FIRST = ("--line", "{line}", "{file}")
-# Editors with a window of their own, in the order in which they are looked for, and how they take a place.
+# Editors with a window of their own, in the order of the search, and how they take a line.
 _KNOWN = {
     "code": _GOTO,
     "cursor": _GOTO,
@@ -54,7 +53,7 @@ def editor_command(
         return None
     if not any("{file}" in word for word in words):
         words += _KNOWN.get(PurePath(words[0]).name, ("{file}",))
-    # The file last: its name may have braces.
+    # The file last: its name may contain braces.
     return [word.replace("{line}", str(line)).replace("{file}", file) for word in words]
 
 

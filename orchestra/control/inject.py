@@ -1,16 +1,16 @@
 """Which documents get orchestra's script, and how the answers that carry them change.
 
-Strategy. A browser says what it opens in a window (Fetch Metadata); without that, a request that asks for
-HTML counts. Only such a request is forwarded with ``Accept-Encoding: identity``, and only HTML that answers
-it is changed. Its head is made true again: it has no length, digest or ranges any more, and its ``ETag`` is
-weak, by which ``If-None-Match`` still matches (RFC 9110 8.8.3.2) and ``If-Range`` does not. The answers to
-HEAD, and 304 and 206, get the same head as the document itself; a 206 has bytes of the document as it was.
+Strategy. Browsers mark requests for a window (Fetch Metadata); without that, a request that accepts HTML
+counts. Only such requests are forwarded with ``Accept-Encoding: identity``, and only HTML answers to them are
+changed. The answer's head is adapted: no length, digest or ranges any more, and a weak ``ETag``, with which
+``If-None-Match`` still matches (RFC 9110 8.8.3.2) and ``If-Range`` does not. Answers to HEAD, and 304 and
+206, get the same head as the document itself; the body of a 206 is not changed.
 
-A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document then passes
-as it is, and one notice says why. The same is true of a document that is compressed all the same.
+A Content-Security-Policy that forbids the script or its WebSocket is never loosened: the document passes
+unchanged, and one notice says why. The same applies to a document that is compressed nevertheless.
 
-A page that loads Vite's client from another place than our address or our Vite is passed as it is, too: most
-often a template has the port that Vite takes when it is alone. A notice says what to write there.
+A page that loads Vite's client from another address than ours or our Vite's passes unchanged, too: most often
+a template names the port that Vite takes when it runs alone. A notice says what to write instead.
 
 Not here: where the script is put (`document`), what a policy allows (`csp`), what the script does.
 """
@@ -42,25 +42,25 @@ __all__ = ["Injector"]
 _Head = TypeVar("_Head", "RequestHead", "ResponseHead")
 
 _METHODS = (b"GET", b"HEAD", b"POST")
-# Libraries that put what they get into a page say so.
+# Libraries that insert the answer into a page send these.
 _FRAGMENT = frozenset({b"hx-request", b"turbo-frame"})
 _XML = b"application/xhtml+xml"
 _charset = re.compile(rb"charset\s*=\s*[\"']?([^\s;\"']*)", re.IGNORECASE).search
-# In these, the bytes of a tag are those of ASCII, wherever they stand.
+# In these encodings, the bytes of a tag are those of ASCII, wherever they stand.
 _has_ascii = re.compile(
     rb"utf-?8|(?:us-)?ascii|latin-?1|iso[-_]?8859-\d+|(?:windows-|cp)125\d|gbk|gb2312|gb18030|big5|shift[-_]jis"
     rb"|euc-(?:jp|kr)|koi8-[ru]",
     re.IGNORECASE,
 ).fullmatch
-# What is true of the document only as it was; trailers do not pass.
+# Fields that hold for the original document only; trailers do not pass.
 _UNTRUE: dict[bytes, bytes | None] = dict.fromkeys(
     (b"digest", b"content-digest", b"repr-digest", b"content-md5", b"accept-ranges", b"trailer")
 )
-# Where a page loads Vite's client from, if that is not said relative to the page.
+# The address from which a page loads Vite's client, if it is absolute.
 _vite = re.compile(
     rb"""(?:https?:)?//((?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::([0-9]{1,5}))?)(?=/)[^\s"'<>]*/@vite/client"""
 ).search
-# An application may make a policy for each page.
+# An application may make a new policy for each page.
 _MOST_NOTICES = 20
 # Characters of a directive that a notice shows; some list a hundred hosts.
 _LONGEST_FAULT = 120
@@ -77,7 +77,7 @@ _COMPRESSED_HINT = "Turn its compression off while you develop."
 
 
 class Injector:
-    """Puts the script into the pages of one run; `vites` says where the frontends are that are ready."""
+    """Puts the script into the pages of one run; `vites` gives the addresses of the ready frontends."""
 
     def __init__(
         self, settings: ReloadSettings, bus: Bus, *, vites: Callable[[], Sequence[Address]] = tuple
@@ -120,12 +120,12 @@ class Injector:
         return page.head, body
 
     def begin(self, request: RequestHead, answer: ResponseHead, upstream: UpstreamName) -> Page | None:
-        """Return how an answer to a request that `asks` has let through is changed, if it is."""
+        """Return how the answer to a request that passed `asks` is changed, or ``None``."""
         values, status = answer.values, answer.status
         if upstream not in self._sides:
             return None
         if status == 304:
-            # What the client has, and means, is the document with the script if its ETag is ours.
+            # The client has, and requests, the document with the script if its ETag is ours.
             etag = values.get(b"etag")
             is_ours = etag is not None and _weak(etag) in request.values.get(b"if-none-match", b"")
             return Page(_changed(answer, keeps_length=False)) if is_ours else None
@@ -138,7 +138,7 @@ class Injector:
         if coding != b"identity":
             self._report_coding(upstream, coding.decode("latin-1"))
             return None
-        # With the first document: a start need not wait for their patterns to be compiled.
+        # Imported with the first document: the start does not wait until its patterns are compiled.
         from orchestra.control.csp import Origin, forbids_connection, judge  # noqa: PLC0415
         from orchestra.control.document import Document, PlainDocument, policies  # noqa: PLC0415
 
@@ -208,9 +208,9 @@ def _is_document(answer: ResponseHead) -> bool:
 
 
 def _is_bare_failure(answer: ResponseHead) -> bool:
-    """Whether a server has failed without a page: with `Internal Server Error` as text, or with nothing.
+    """Whether a server has failed without a page: with the text `Internal Server Error`, or with no body.
 
-    In a page without the script there would be no way back: it could not be loaded again when that is mended.
+    A page without the script could not reload when the error is fixed.
     """
     has_no_page = answer.media_type == b"text/plain" or answer.length == 0
     return answer.status >= 500 and has_no_page and _is_document(_as_html(answer))
@@ -243,7 +243,7 @@ def _weak(etag: bytes) -> bytes:
 
 
 def _edited(head: _Head, changes: Mapping[bytes, bytes | None]) -> _Head:
-    """Return a head in which fields that it has have another value; ``None``: are not there."""
+    """Return a head with other values for some of its fields; ``None`` removes a field."""
     if head.values.keys().isdisjoint(changes):
         return head
     lines, left = [], dict(changes)
@@ -259,7 +259,7 @@ def _edited(head: _Head, changes: Mapping[bytes, bytes | None]) -> _Head:
 
 
 def _tag(request: RequestHead, status: int, upstream: UpstreamName, nonce: str = "") -> str:
-    # An attribute without a value would be no XML.
+    # An attribute without a value would not be valid XML.
     attributes = [f'src="{SCRIPT}" async="" data-page="{upstream}"']
     if request.method == b"POST":
         attributes.append('data-method="POST"')

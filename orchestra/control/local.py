@@ -1,6 +1,7 @@
-"""What programs ask of a run, and order it to do: the answer of `state`, and the body of a POST to `order`.
+"""The interface for programs on this machine: the answer of `state`, and the body of a POST to `order`.
 
-Not here: which programs may ask and order (`doors`), how they do (`remote`), what follows (`changing`).
+Not here: which programs are admitted (`doors`), the client's side (`remote`), carrying orders out
+(`changing`).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ Verb: TypeAlias = ProcessVerb | Literal["reload", "down"]
 
 
 class RunState(Struct, frozen=True, kw_only=True):
-    """How a run is now.
+    """The current state of a run.
 
     Attributes:
         processes: The newest state of each process, in the order of the plan.
-        errors: Those that pages show.
-        dashboard: The settings of its dashboard, for one in another terminal.
+        errors: The errors that pages show.
+        dashboard: The settings of its dashboard, for another terminal.
     """
 
     url: str | None
@@ -42,12 +43,12 @@ class RunState(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be done.
+    """An order for a run.
 
     Attributes:
         do: The order; `down` and `reload` are for the run and the pages, the others for processes.
         processes: Their names, instances with their numbers.
-        text: What is typed, for `send`.
+        text: The input, for `send`.
     """
 
     do: Verb
@@ -57,12 +58,12 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """What a command needs to run as a process of the plan does."""
+    """The folder and environment of a process of the plan, for a command."""
 
     cwd: str
     env: dict[str, str]
 
     @classmethod
     def of(cls, process: ProcessPlan, environ: Mapping[str, str]) -> Self:
-        """Give that of a process; `environ` is the environment of orchestra."""
+        """Give those of a process; `environ` is the environment of orchestra."""
         return cls(cwd=str(process.cwd), env=dict(environ if process.env is None else process.env))

@@ -1,7 +1,6 @@
-"""Pages that pass through the proxy: which one a request is for, and the bodies of those that are changed.
+"""Pages that pass through the proxy: which page a request belongs to, and the bodies of changed pages.
 
-A changed body is taken out of the framing that it came in, and framed again: its length is not known before
-its end.
+A changed body is taken out of its framing and framed again: its length is not known before its end.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIVE", "SCRIPT", "Feed", "Page", "PageBody", "client_script", "page_of"]
 
-# What pages load, and what that connects to.
+# The URLs of the script, and of its WebSocket.
 SCRIPT = OWN_PREFIX.decode("ascii") + "client.js"
 LIVE = OWN_PREFIX.decode("ascii") + "live"
 
@@ -33,21 +32,21 @@ def client_script() -> bytes:
 
 
 class Feed(Protocol):
-    """Changes one body."""
+    """Changes the body of one answer."""
 
     def __call__(self, data: bytes, /, *, is_last: bool) -> bytes:
-        """Take what has come of the body, without framing; return what passes now."""
+        """Take the next part of the body, without framing; return what passes now."""
 
 
 class Page(Struct, frozen=True):
-    """An answer that is changed; without a `feed` its body passes as it is."""
+    """An answer that is changed; without a `feed` its body passes unchanged."""
 
     head: ResponseHead
     feed: Feed | None = None
 
 
 class PageBody(Body):
-    """The body of an answer that is changed: that of `source`, which was not fed yet, framed again."""
+    """The body of a changed answer: that of `source`, which was not fed yet, framed again."""
 
     def __init__(self, source: Body, feed: Feed, *, has_chunks: bool) -> None:
         super().__init__()
@@ -85,9 +84,10 @@ class PageBody(Body):
 
 
 def page_of(head: RequestHead) -> tuple[str, bool]:
-    """Return the path of the page that a request is for, and whether the request is for the page itself.
+    """Return the path of the page that a request belongs to, and whether it is for the page itself.
 
-    Else it is the page that the request was sent from; its path is empty if that is not known, or elsewhere.
+    A request of another kind belongs to the page that has sent it; its path is empty if it is unknown, or of
+    another origin.
     """
     if is_for_a_window(head):
         return head.path.decode("ascii", "replace"), True

@@ -1,14 +1,14 @@
-"""The control app of a run: its two doors, and the orders that the run gives to open pages.
+"""The control app of a run: its two doors, and the messages of the run to open pages.
 
-The local door is a unix socket, which is bound at the start; programs of other users are turned away by the
+The local door is a unix socket, which is bound at the start; programs of other users are refused by the
 credentials that the system gives. The browser's door is `connect`: the proxy gets one end of a socket pair,
-and what comes out of the other one has come through the proxy. So neither can be mistaken for the other.
+so everything that arrives at the other end has come through the proxy. So the two cannot be confused.
 
-Hypercorn and the app are imported when the first connection comes, in a thread: a run that shows no page pays
-for none of it. What pages have to be told is remembered from the start (`tabs`).
+Hypercorn and the app are imported at the first connection, in a thread, so that a run without pages does not
+pay for them. Messages for pages are collected from the start (`tabs`).
 
 Resource handling: when `run` returns or is cancelled, all connections are closed and the unix socket is
-removed. Connections are shut down before the tasks that serve them are cancelled: then none of these waits.
+removed. Connections are shut down before the tasks that serve them are cancelled, so that none of them waits.
 
 Not here: requests and answers (`app`, `worker`), the folder of the socket (`unix_sockets`).
 """
@@ -45,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 # Connections of local programs at once; there is no use for more.
 MAX_LOCAL = 64
-# Seconds for pages to take note that the run ends, and for readers of events: both answer at once.
+# Seconds for pages to read that the run ends, and for readers of events: both react at once.
 CLOSE_LIMIT = 0.5
-# The pause after accept has failed, for want of descriptors as a rule.
+# The pause after accept has failed, usually for lack of descriptors.
 ACCEPT_PAUSE = 0.1
 
 
 class Control:
-    """Serves the control app at `path`, a unix socket, if there is one, and tells pages what to do."""
+    """Serves the control app, if possible also on the unix socket `path`, and sends messages to pages."""
 
     def __init__(
         self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
@@ -101,7 +101,7 @@ class Control:
                 local.close()
 
     def connect(self) -> socket.socket:
-        """Connect to the browser's door; return our end, or `OSError`, as when `run` does not run."""
+        """Connect to the browser's door; return our end, or raise `OSError` if `run` is not running."""
         if self._nursery is None:
             raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
@@ -117,14 +117,14 @@ class Control:
         self._tabs.fail(page, trio.current_time(), is_document=is_document)
 
     async def close(self) -> None:
-        """Say to all pages that the run ends; wait until they have heard it, a moment at most."""
+        """Send the end of the run to all pages; wait until they have got it, a moment at most."""
         self._tabs.end()
         with trio.move_on_after(CLOSE_LIMIT):
             while self._tabs:
                 await self._ended.park()
 
     async def finish(self) -> None:
-        """Wait until readers of events know that the run has ended, a moment at most."""
+        """Wait until readers of events have got the end of the run, a moment at most."""
         with trio.move_on_after(CLOSE_LIMIT):
             if self._app is not None:
                 await self._app.wait_for_readers()
@@ -157,7 +157,7 @@ class Control:
                 self._serve_soon(nursery, sock, "local")
             else:
                 sock.close()
-            # It would live on here until the next one comes.
+            # Otherwise the variable would keep the socket open until the next one comes.
             del sock
 
     def _serve_soon(self, nursery: trio.Nursery, sock: socket.socket, door: Door) -> None:
@@ -178,7 +178,7 @@ class Control:
             self._ended.unpark_all()
 
     def _load(self) -> Worker:
-        """Import what serves; takes a tenth of a second."""
+        """Import the server; takes a tenth of a second."""
         from orchestra.control.app import App  # noqa: PLC0415
         from orchestra.control.worker import Worker  # noqa: PLC0415
 
@@ -192,7 +192,7 @@ class Control:
         return Worker(self._app)
 
     async def _launch(self, command: Sequence[str]) -> None:
-        """Start an editor; say so if it fails."""
+        """Start an editor; if it fails, a notice says so."""
         process = await trio.lowlevel.open_process(
             command,
             stdin=subprocess.DEVNULL,

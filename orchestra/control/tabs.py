@@ -1,19 +1,18 @@
-"""The open tabs, what each of them has to be told, and the JSON texts that say it over `live`.
+"""The open tabs, the messages that each of them gets, and the JSON texts that carry these over `live`.
 
-A reload is due once whenever a child of the backend that has not been ready before becomes ready: in tabs
-whose page came from the backend (`[reload] pages`) or from orchestra itself. A tab that connects says how old
-its page is. If the backend has become ready since then, or a reload was ordered, it is told to reload at
-once. So it does not matter when a connection is lost: a page is reloaded exactly if it is older than that,
-and the page that it becomes never is.
+A reload is due once whenever a new child of the backend becomes ready: in tabs whose page came from the
+backend (`[reload] pages`) or from orchestra itself. A tab that connects reports the age of its page. If the
+backend has become ready since then, or a reload was ordered, it has to reload at once. So it does not matter
+when a connection is lost: a page reloads exactly if it is older than that, and the reloaded page never is.
 
-Errors, and the log, are for tabs on this machine alone; a tab that comes later is told the errors that still
-stand. One that a process has logged and survived is for the pages concerned: those for which the backend has
-answered with a 500 at that time. Of several the closest in time is its cause, in either order: servers log
-before they answer, or after.
+Errors and the log go only to tabs on this machine; a tab that connects later gets the errors that are still
+current. An error that a process has logged and survived is for the pages concerned: those to which the
+backend has answered 500 at that time. Of several errors the closest in time is the cause, before or after the
+answer: servers differ in whether they log first.
 
-Everything is bounded: the tabs, and what waits to be sent to each. A tab that does not read is given up: it
-connects again, and is then told what counts. A text has at most 64 KiB, whatever a program has written: of an
-error that is longer, less is told.
+Everything is bounded: the tabs, and the messages that wait for each. A tab that does not read is dropped: it
+connects again, and gets the current state. A text has at most 64 KiB, whatever a program has written; a
+longer error is shortened.
 
 Pure: `now` is in seconds on any clock that does not jump. Not here: connections (`app`), whether a tab is on
 this machine (`doors`).
@@ -48,11 +47,11 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MESSAGE", "Page", "Source", "Tab", "Tabs", "error_text", "log_text", "read_page", "text_of"]
 
 MAX_MESSAGE = 65536
-# How much is told of an error: frames and lines, and the characters of each. The last fits in any case.
+# The size of an error's message: frames and lines, and the characters of each. The last fits in any case.
 _ERROR_SIZES = ((50, 2000), (20, 400), (5, 100))
 # Characters of a line of output that the browser's console gets.
 _MAX_LINE = 2000
-# Where the level stands in a line of a log.
+# The position of the level in a line of a log.
 _LEVEL_WITHIN = 200
 _is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b|^[\w.]+(?:Error|Exception)(?::|$)").search
 _is_warning = re.compile(r"\bWARN(?:ING)?\b|\w+Warning:").search
@@ -61,10 +60,10 @@ Source: TypeAlias = Literal["backend", "frontend", "orchestra"]
 
 
 class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
-    """What a page says of itself, once after each connect.
+    """A page's report about itself, once after each connect.
 
     Attributes:
-        source: What its document came from; ``from`` in JSON.
+        source: The origin of its document; ``from`` in JSON.
         age: Milliseconds since the document's first byte arrived.
         path: Without the query.
         status: Of the document.
@@ -77,19 +76,19 @@ class Page(Struct, frozen=True, tag="page", rename={"source": "from"}):
 
 
 def read_page(text: str) -> Page:
-    """Read what a page says of itself, or `msgspec.DecodeError`; keys that are not known are left alone."""
+    """Read a page's report, or raise `msgspec.DecodeError`; unknown keys are ignored."""
     return json.decode(text, type=Page)
 
 
 def text_of(kind: str, **fields: object) -> str:
-    """Write a message for a page."""
+    """Encode a message for a page."""
     return encode({"type": kind, **fields}).decode("utf-8")
 
 
 def error_text(event: ErrorShown, *, at: str = "") -> str:
-    """Write the message that shows an error: the event, or as much of it as fits.
+    """Encode the message that shows an error: the event, or as much of it as fits.
 
-    With `at`, the path of the page that it concerns, a page at another address does not show it.
+    With `at`, the path of the page that it concerns, a page with another path does not show it.
     """
     text, whole = "", to_builtins(event)
     if at:
@@ -114,25 +113,25 @@ def _cut(value: Any, count: int, size: int) -> Any:
 
 
 def log_text(event: OutputLine) -> str:
-    """Write the message that shows a line of output, with the level that stands in it."""
+    """Encode the message that shows a line of output, with the level that it contains."""
     text = without_colours(event.text)[:_MAX_LINE]
     begin = text[:_LEVEL_WITHIN]
     level = "error" if _is_error(begin) else "warning" if _is_warning(begin) else "info"
     return text_of("log", process=event.process, level=level, text=text)
 
 
-# More than a person has open.
+# More tabs than a person has open.
 MAX_TABS = 100
 # Texts that may wait for one tab.
 MAX_WAITING = 200
-# Lines of output that tabs get a second, and at once after a pause: a browser's console is slow.
+# Lines of output that tabs get per second, and at once after a pause: a browser's console is slow.
 LOG_RATE = 50.0
 LOG_BURST = 200.0
 # Files and lines of errors that may be opened; the newest ones.
 MAX_NAMED = 2000
-# Seconds between a 500 and the line in the log that tells of its cause.
+# Seconds between a 500 and the line in the log that shows its cause.
 CAUSE_WINDOW = 2.0
-# Pages that are known to have failed; the newest ones.
+# The number of failed pages that are remembered; the newest ones.
 MAX_FAILED = 100
 
 
@@ -152,14 +151,14 @@ class Tab:
         self._texts: deque[str] = deque()
 
     def tell(self, text: str) -> None:
-        """Have a text sent."""
+        """Send a text."""
         self.is_overrun = self.is_overrun or len(self._texts) >= MAX_WAITING
         if not self.is_overrun:
             self._texts.append(text)
         self._wake()
 
     def take(self) -> str | None:
-        """Return the next text that is to be sent, if there is one."""
+        """Return the next text to be sent, if there is one."""
         return self._texts.popleft() if self._texts else None
 
 
@@ -167,10 +166,10 @@ class Tabs:
     """All open tabs of a run.
 
     Args:
-        token: What a tab on this machine has to show to open a file.
+        token: The token that a tab on this machine needs to open a file.
 
     Attributes:
-        errors: That are shown now, by process.
+        errors: The current errors, by process.
         expected: Processes whose reload is held back until `settle`: a file was touched, another child may
             follow.
     """
@@ -194,17 +193,18 @@ class Tabs:
         self._named: dict[tuple[str, int], None] = {}
         # In the order of the plan: a snapshot comes first.
         self._states: dict[str, StateChanged] = {}
-        # The newest child of each process that has been ready, and since when it is.
+        # The newest child of each process that has been ready, and the time when it became ready.
         self._ready: dict[str, tuple[object, float]] = {}
         # Those of `expected` that are ready again.
         self._held: set[str] = set()
-        # The newest order to reload, those for all pages apart: when, and why.
+        # The newest orders to reload, one for all pages and one for the others: when, and why.
         self._ordered: dict[bool, tuple[float, str]] = {}
-        # By path, when a page has failed; and whether it was the page itself, not a request that it has sent.
+        # By path: when a page has failed, and whether it was the page itself, not a request that it has sent.
         self._failed: dict[str, tuple[float, bool]] = {}
-        # By process: when it has logged an error that it has survived, the newest one.
+        # By process: when it has last logged an error that it has survived.
         self._logged: dict[str, tuple[float, ErrorShown]] = {}
-        # By path: how far the error is in time from the failure that it has caused, and the error.
+        # By path: the time between the page's failure and the error that is its probable cause, and the
+        # error.
         self._causes: dict[str, tuple[float, ErrorShown]] = {}
         self._log_credit, self._logged_at, self._left_out = LOG_BURST, -inf, 0
 
@@ -214,10 +214,10 @@ class Tabs:
     def __len__(self) -> int:
         return len(self._tabs)
 
-    # --- Tabs come and go ---
+    # --- Tabs connect and disconnect ---
 
     def connect(self, wake: Callable[[], object], *, is_local: bool) -> Tab | None:
-        """Add a tab, and greet it; ``None`` if there are too many, or the run is over."""
+        """Add a tab, and send it the first message; ``None`` if there are too many, or the run is over."""
         if self.is_over or len(self._tabs) >= MAX_TABS:
             return None
         tab = Tab(wake, is_local=is_local)
@@ -237,7 +237,7 @@ class Tabs:
         self._tabs.pop(tab, None)
 
     def show(self, tab: Tab, page: Page, now: float) -> None:
-        """Take note of a tab's page; one that is older than the backend is told to reload."""
+        """Take a tab's report about its page; a page that is older than the backend has to reload."""
         tab.page = page
         born = now - page.age / 1000
         due = [order for everywhere, order in self._ordered.items() if everywhere or self._reloads(tab)]
@@ -256,7 +256,7 @@ class Tabs:
     # --- What happens in the run ---
 
     def observe(self, event: Event, now: float) -> None:
-        """Take note of an event, and tell what follows from it."""
+        """Take an event, and send the messages that follow from it."""
         match event:
             case StateChanged():
                 self._observe_state(event, now)
@@ -277,7 +277,7 @@ class Tabs:
         self._states[event.process] = event
         if event.state is not State.READY:
             return
-        # One that has only become healthy again, or has learned its address, is the same child.
+        # If it has only become healthy again, or its address was found, it is the same child.
         child = event.pid, event.restarts, event.ready_after
         before = self._ready.get(event.process)
         is_same = (
@@ -295,7 +295,7 @@ class Tabs:
             self._tell_reload(filter(self._reloads, self._tabs), f"{process} is ready")
 
     def _asked(self) -> str | None:
-        """The process of the backend that is asked now: the first one that is ready."""
+        """The process of the backend that gets requests now: the first ready one."""
         ready = (name for name, state in self._states.items() if state.state is State.READY)
         return next(filter(self._is_backend, ready), None)
 
@@ -333,12 +333,12 @@ class Tabs:
             del self._failed[oldest]
             self._causes.pop(oldest, None)
         for at, error in self._logged.values():
-            # The same error is not logged as another one: what it has concerned, it concerns again.
+            # The same error is not logged again, but concerns the same pages again.
             if now - at <= CAUSE_WINDOW or error == cause:
                 self._explain(path, error, now - at)
 
     def _explain(self, path: str, error: ErrorShown, distance: float) -> None:
-        """Show what a process has logged in the page concerned, unless its cause is known better."""
+        """Show a logged error in the page concerned, unless a closer error is known for it."""
         if path in self._causes and self._causes[path][0] <= distance:
             return
         self._causes[path] = distance, error
@@ -348,11 +348,11 @@ class Tabs:
             if concerned:
                 _tell(concerned, error_text(error))
             elif not self._failed[path][1]:
-                # A page that changes its address itself is known here by its first one: it knows better.
+                # A page that changes its address itself is known here by its first one, so it decides itself.
                 _tell(local, error_text(error, at=path))
 
     def is_named(self, file: str, line: int) -> bool:
-        """Whether an error of this run has named this place: its own, or a frame's of its traceback."""
+        """Whether an error of this run has named this file and line: its own, or a traceback's."""
         return (file, line) in self._named
 
     def _remember(self, event: ErrorShown) -> None:
@@ -382,24 +382,24 @@ class Tabs:
     # --- Orders ---
 
     def reload(self, reason: str, now: float, *, everywhere: bool = False) -> int:
-        """Have the tabs reload that a new backend would concern, or all of them; return how many."""
+        """Reload the tabs that a new backend would concern, or all of them; return how many."""
         self._ordered[everywhere] = now, reason
         return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
 
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Tell what was held back, unless the process is restarted: its next child brings a reload."""
+        """Send the reload that was held back, unless the process is restarted: then the next child does."""
         self.expected.discard(process)
         if process in self._held and not is_restarted:
             self._tell_ready(process)
         self._held.discard(process)
 
     def swap_styles(self, names: Sequence[str]) -> int:
-        """Have the stylesheets with these file names loaded again in the tabs that reload otherwise."""
+        """Have tabs whose pages belong to the backend load the stylesheets with these file names again."""
         text = text_of("styles", names=list(names))
         return _tell(filter(self._reloads, self._tabs), text)
 
     def end(self) -> None:
-        """Say that the run ends; from now on there are no new tabs."""
+        """Send the end of the run to all tabs; from now on there are no new tabs."""
         self.is_over = True
         _tell(self._tabs, text_of("ended"))
 

@@ -1,14 +1,14 @@
 """Serves the control app over connections that are there already, by Hypercorn.
 
-Hypercorn's trio worker makes its own listeners, and replaces a live unix socket when it does. What serves one
-connection is not public: `TCPServer` and what it needs. Therefore `hypercorn` has an upper bound in
-pyproject.toml, and nothing else here imports it.
+Hypercorn's trio worker makes its own listeners, and replaces a live unix socket when it does. The class that
+serves one connection, `TCPServer`, is not public. Therefore `hypercorn` has an upper bound in pyproject.toml,
+and this is the only module of the control app that imports it.
 
-Hypercorn sends in a shield, and waits for an application that does not take what it has received, both
-without a deadline. So a connection has them: for a send, for a request, and for the pause after one. A
-connection that has missed one is closed, which ends whatever waits for it.
+Hypercorn sends inside a shield, and waits for an application that does not read what was received, both
+without a deadline. So a connection has deadlines here: for a send, for a request, and for the pause after
+one. A connection that misses one is closed, which ends every wait in it.
 
-This module is imported when the first connection comes: most of the time of that is Hypercorn's import.
+This module is imported at the first connection, because importing Hypercorn takes most of that time.
 
 Not here: what is answered (`app`), where connections come from (`server`).
 """
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-# Seconds for the peer to read what it is sent: the proxy and every browser do at once.
+# Seconds for the peer to read a send: the proxy and every browser do so at once.
 SEND_LIMIT = 10.0
-# Seconds for a request that is no stream: an order may wait 10 for a pipe in place of an env file.
+# Seconds for a request that is not a stream: an order may wait 10 for a pipe in place of an env file.
 REQUEST_LIMIT = 20.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
-# The media types of what has no end of its own.
+# The media types of endless answers.
 _STREAMED = b"text/event-stream", b"application/jsonl"
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
 
 class Worker:
-    """Serves an app, which is called with the door that a connection has come in by."""
+    """Serves an app, which is called with the door of the connection."""
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._context = WorkerContext(None)
         self._config = config = Config()
-        # Nothing is ever printed; only mistakes of ours are logged.
+        # Nothing is ever printed; only bugs of ours are logged.
         config.errorlog = logging.getLogger(__name__)
         config.loglevel = "ERROR"
         config.include_server_header = False
@@ -65,7 +65,7 @@ class Worker:
         config.keep_alive_timeout = IDLE_LIMIT
 
     async def serve(self, sock: socket.socket, door: Door) -> None:
-        """Serve a connected socket, which is closed then, to its end."""
+        """Serve a connected socket to its end, and close it."""
         stream = _Stream(sock)
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
@@ -116,9 +116,9 @@ class _Stream:
             try:
                 await self._send_all(data)
             except trio.BusyResourceError as exc:
-                # Hypercorn ends the connection in another task, after a request that has not come to its end.
+                # Hypercorn ends the connection in another task, after an unfinished request.
                 raise trio.BrokenResourceError from exc
         if limit.cancelled_caught:
-            # Also the task that receives has to end.
+            # The task that receives has to end, too.
             self.socket.close()
             raise trio.BrokenResourceError

@@ -1,10 +1,10 @@
-"""What the user looks at, and what keys do: pure state, and orders for what is to be done outside.
+"""The state of the user interface, and the effect of each key on it: pure; effects outside are returned.
 
-`Controls.press` takes one key. What changes only the picture is done here; what acts on the run is returned
-as an `Order`, what acts on this machine as an `Act`. While something is typed (a search, a filter) keys are
-text; while a process gets input, keys do not come here at all.
+`Controls.press` takes one key. Changes of the picture are made here; an effect on the run is returned as an
+`Order`, one on this machine as an `Act`. While the user types text (a search, a filter) keys are text; while
+a process gets the input, keys do not arrive here at all.
 
-Not here: which key it was (`keys`), how it looks (`view`), carrying orders out, time, tasks.
+Not here: decoding keys (`keys`), how it looks (`view`), carrying orders out, time, tasks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["PERFORM", "Act", "Controls", "Look", "Mode", "Shown", "scroll", "typ
 
 
 class Mode(Enum):
-    """What keys are for."""
+    """The current meaning of keys."""
 
     NORMAL = "normal"
     SEARCH = "search"
@@ -42,19 +42,19 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """What is looked at, and how.
+    """The part of the model that is shown, and how.
 
     Attributes:
         selected: The chosen process.
-        was_moved: The user has chosen it.
+        was_moved: The user has chosen the process.
         until: The number of the last entry that is shown; ``None``: the log is followed.
-        hit: The number of the entry that was found.
+        hit: The number of the entry that a search has found.
         on_requests: Keys choose requests, not processes.
         chosen: The key of the chosen request.
         unfolded: The keys of the groups of requests that are unfolded.
         is_by_time: The slowest requests come first, not the newest.
         is_full: The log, or the requests, have the whole screen.
-        message: What came of the last key.
+        message: The result of the last key.
         dismissed: The number of the newest error that was dismissed.
     """
 
@@ -79,13 +79,13 @@ class Look:
     dismissed: int = -1
 
     def rows(self, requests: Requests, now: float) -> Iterator[RequestRow]:
-        """Give the rows of the requests that are wanted."""
+        """Give the rows of the requests that pass the filters."""
         return requests.rows(now, text=self.request_text, unfolded=self.unfolded, is_by_time=self.is_by_time)
 
 
 @dataclass(frozen=True)
 class Act:
-    """Something to be done on this machine; the text is to be copied, written or opened."""
+    """An effect on this machine; the text is to be copied, written or opened."""
 
     do: Literal["open", "copy", "write", "quit", "suspend", "redraw"]
     text: str = ""
@@ -97,14 +97,14 @@ _WHEEL_LINES = 3
 
 
 class Controls:
-    """The state of a dashboard that is the user's.
+    """The state of a dashboard that belongs to its user.
 
     Attributes:
         bindings: Actions by key; some of `keys`, which has keys by action, may be wrong: `ValueError`.
-        shown: Another run's user leaves it, and does not end it; in a recording nothing runs.
+        shown: `q` leaves another process's run, and does not end it; of a recording nothing runs.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
-        before_input: What was looked at before a process got input.
+        before_input: The look before a process got the input.
     """
 
     look: Look
@@ -125,7 +125,7 @@ class Controls:
 
     @property
     def gives_input(self) -> bool:
-        """Whether what is typed goes to a process."""
+        """Whether keys go to a process."""
         return self.look.mode is Mode.INPUT
 
     def key_of(self, action: str) -> str:
@@ -133,7 +133,7 @@ class Controls:
         return next((key for key, bound in self.bindings.items() if bound == action), "")
 
     def see(self, now: float) -> Look:
-        """Adjust to what the model is now, and return the look: the selection follows a failure."""
+        """Adapt to the current model, and return the look: the selection follows a failure."""
         self.now = now
         look, processes = self.look, self.model.processes
         failed = [name for name, each in processes.items() if each.state is State.FAILED]
@@ -148,7 +148,7 @@ class Controls:
         self.set(message=message)
 
     def press(self, key: str) -> Order | Act | None:
-        """Do what a key is for."""
+        """Carry out the action of a key."""
         self.see(self.now)
         self.set(message="")
         if self.look.mode in (Mode.SEARCH, Mode.FILTER):
@@ -165,7 +165,7 @@ class Controls:
         return PERFORM[action](self) if action is not None else None
 
     def paste(self, text: str) -> None:
-        """Take what was pasted: a part of what is typed, but never keys."""
+        """Take pasted text: a part of the typed text, but never keys."""
         if self.look.mode in (Mode.SEARCH, Mode.FILTER):
             type_text(self, " ".join(text.split()))
         else:
@@ -174,17 +174,17 @@ class Controls:
             )
 
     def end_input(self) -> None:
-        """Keys are for the dashboard again, and what was looked at before is shown."""
+        """Return keys to the dashboard, and show what was shown before."""
         selected, self.look = self.look.selected, self.before_input
         self.set(selected=selected, was_moved=True)
 
     def set(self, **changes: Any) -> None:
-        """Change the look. What is looked at while the log is not followed stays, however much comes."""
+        """Change the look. The part of the log that is shown stays, even if more lines come."""
         self.look = replace(self.look, **changes)
         self.model.log.hold(is_held=self.look.until is not None)
 
 
-# So much is typed into a search at most.
+# The most characters of a search.
 _LONGEST_TEXT = 200
 
 
@@ -229,7 +229,7 @@ def _only(on: Controls) -> None:
 
 
 def _back(on: Controls) -> None:
-    """Take back the last thing that narrows the view."""
+    """Undo the last thing that narrows the view."""
     look = on.look
     if look.details:
         on.set(details=False)
@@ -312,12 +312,12 @@ def _find(on: Controls, *, up: bool) -> None:
         return
     hit = left[-1] if up else left[0]
     numbers = [entry.number for entry in entries]
-    # So few below it that it is on the screen however long they are.
+    # Leave so few below it that it is on the screen however long they are.
     last = min(numbers.index(hit) + max(on.page // MAX_ROWS - 1, 0), len(numbers) - 1)
     on.set(hit=hit, until=numbers[last])
 
 
-# --- Typing ---
+# --- Text input ---
 
 
 def _begin_typing(on: Controls, mode: Mode) -> None:
@@ -327,7 +327,7 @@ def _begin_typing(on: Controls, mode: Mode) -> None:
 
 
 def type_key(on: Controls, key: str) -> None:
-    """Take a key of a text that is typed."""
+    """Take a key of a text that is being typed."""
     look = on.look
     if key == "enter":
         on.set(mode=Mode.NORMAL)
@@ -348,7 +348,7 @@ def type_key(on: Controls, key: str) -> None:
 
 
 def type_text(on: Controls, text: str) -> None:
-    """Add to a text that is typed."""
+    """Add to a text that is being typed."""
     on.set(typed=(on.look.typed + text)[:_LONGEST_TEXT])
     if on.look.mode is Mode.FILTER:
         _filter(on, on.look.typed)
@@ -362,7 +362,7 @@ def _filter(on: Controls, text: str) -> None:
         on.set(wanted=replace(on.look.wanted, text=text), until=None)
 
 
-# --- What acts on the run ---
+# --- Orders to the run ---
 
 
 def _stop(on: Controls) -> Order | None:
@@ -386,7 +386,7 @@ def _input(on: Controls) -> None:
     if asking and name not in [each.name for each in asking]:
         name = asking[-1].name
     on.before_input = on.look
-    # What it writes is what one looks at meanwhile, and nothing else.
+    # Meanwhile, only its output is shown.
     on.set(
         mode=Mode.INPUT,
         selected=name,

@@ -1,13 +1,13 @@
-"""Which events people are shown: of quiet processes, and in another terminal, from before and from now on.
+"""Which events are shown to people: events of quiet processes, and events for another terminal.
 
-What quiet processes write is kept everywhere, but not shown as it comes. What happens to them is shown as of
-all others, and when one fails or does not come up, its last lines.
+The output of quiet processes is kept everywhere, but not shown as it comes. Their changes of state are shown
+as usual, and when one fails or does not start, so are its last lines.
 
-A dashboard in another terminal gets what has been, and then all that happens, as JSON lines. As in a
-recording, lines have their colours, and what was begun of one is told; the heads of requests are here, too.
-What happens meanwhile waits; an event that is both in the past and waiting is told once.
+A dashboard in another terminal gets the events of the past, and then all new ones, as JSON lines. As in a
+recording, lines have their colours, and unfinished lines are included; so are, other than there, the heads of
+requests. New events wait until the past ones are sent; an event that is in both is sent once.
 
-Not here: how it gets there (`control/app`), showing it (`showing`).
+Not here: how events get there (`control/app`), showing them (`showing`).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ __all__ = ["Feed", "Quiet", "Standing"]
 
 
 class Quiet:
-    """Decides which events people are shown: `names` are the processes whose lines they are not."""
+    """Decides which events people are shown: lines of the processes in `names` are not shown."""
 
     def __init__(self, plan: Plan) -> None:
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """Go by another plan from now on."""
+        """Use another plan from now on."""
         self.names = frozenset(each.name for each in plan.processes if each.quiet)
 
     def shown(self, event: Event) -> Iterator[Event]:
-        """Give what is shown of an event: nothing, itself, or itself after the lines that explain it."""
+        """Give the events to show for one: none, itself, or itself after the lines that explain it."""
         if not isinstance(event, OutputLine | OutputPaused | StateChanged) or event.process not in self.names:
             yield event
         elif isinstance(event, StateChanged):
@@ -60,12 +60,12 @@ class Quiet:
             yield event
 
 
-# Events that may wait for a reader, and how many of them may be lines: some seconds of a loud process.
-# Without the others a picture would be wrong.
+# Events that may wait for a reader, and how many of them may be lines: some seconds of a loud process. If
+# other events were lost, the picture would be wrong.
 _MOST_WAITING, _MOST_LINES = 100_000, 10_000
-# Seconds that events are collected for: a dashboard draws at 10 Hz.
+# Seconds for which events are collected: a dashboard draws at 10 Hz.
 _INTERVAL = 0.05
-# Seconds between two notices of lines that were lost.
+# Seconds between two notices of lost lines.
 _TOLD_INTERVAL = 10.0
 
 
@@ -98,16 +98,16 @@ class Standing:
                 pass
 
     def completed(self, line: OutputLine | OutputPaused) -> None:
-        """Take note that what was begun of a line is that no more."""
+        """Take note that an unfinished line was completed."""
         self._events.pop((line.process, line.stream), None)
 
     def past(self) -> list[Event]:
-        """Give events that make another terminal know it."""
+        """Give the events from which another terminal can restore this state."""
         return list(self._events.values())
 
 
 class Feed:
-    """Gives each new reader the `past` events of the run, and those from then on."""
+    """Gives each new reader the `past` events of the run, and all new ones."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Feed:
         self._quiet = quiet
 
     async def __call__(self) -> AsyncGenerator[bytes, None]:
-        """Give it in parts that end with a line, until the run has ended."""
+        """Give the events in parts that end with a line, until the run has ended."""
         waiting: list[Event] = []
         news, lost, next_told = trio.lowlevel.ParkingLot(), 0, 0.0
 

@@ -1,7 +1,7 @@
-"""What one picture shows: chosen from the model, small, and not changed any more.
+"""The content of one picture: chosen from the model, small, and immutable.
 
-A frame is made in trio's thread and drawn in another one, while the model goes on. It holds no more than
-there is room for.
+A frame is made in trio's thread and drawn in another one, while the model goes on changing. It holds no more
+than fits on the screen.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Details", "Frame", "Message", "frame"]
 
-# A warning stays in its row for so long; it stays in the log anyway.
+# Seconds for which a warning stays in its row; it stays in the log anyway.
 _NOTICE_SECONDS = 30.0
-# A question that stands for so long is waited for, and no progress bar.
+# Seconds after which an unfinished line counts as a question, not as a progress bar.
 _PROMPT_SECONDS = 1.0
 
 
@@ -40,7 +40,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Details:
-    """All that is known of one request."""
+    """The details of one request."""
 
     row: RequestRow
     heads: RequestHeads | None
@@ -51,12 +51,12 @@ class Frame:
     """One picture.
 
     Attributes:
-        counts: What stands in the header beside the state: ``2 held``.
-        begun: Lines that were begun, the newest last.
-        log_note: What the log's title says: how much is not shown.
-        request_note: What their title says.
-        error: The newest that is neither mended nor dismissed, and how many there are beside it.
-        keys: The keys that do something now, the most important first, and what.
+        counts: Texts in the header beside the state: ``2 held``.
+        begun: Unfinished lines, the newest last.
+        log_note: The title of the log: how much is not shown.
+        request_note: The title of the requests.
+        error: The newest that is neither cleared nor dismissed, and how many others there are.
+        keys: The keys that have an action now, the most important first, and the action.
     """
 
     width: int
@@ -117,7 +117,7 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
 
 
 def _rows(model: Model, look: Look, now: float, height: int) -> list[RequestRow]:
-    """Give as many requests as have room; down to the chosen one, and a screen more."""
+    """Give as many requests as fit; down to the chosen one, and a screen more."""
     rows = look.rows(model.requests, now)
     if not look.on_requests or look.chosen is None:
         return list(islice(rows, height))
@@ -176,7 +176,7 @@ def _request_note(model: Model, look: Look) -> str:
 def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None:
     if not look.details or look.chosen is None:
         return None
-    # The one that was chosen, also when it is over by now and shown as one of many.
+    # The chosen one, also when it is over by now and shown in a group.
     found = model.requests.find(abs(look.chosen))
     row = next((row for row in rows if row.key == look.chosen), None)
     row = row if found is None else RequestRow(found.id, found)
@@ -184,7 +184,7 @@ def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None
 
 
 def _message(controls: Controls, now: float) -> Message | None:
-    """Choose the line above the keys: what the user does now, then what asks for attention."""
+    """Choose the line above the keys: what the user does now, then what needs attention."""
     look, model = controls.look, controls.model
     asking = [each for each in model.asking() if each.prompt and now - each.prompt.at >= _PROMPT_SECONDS]
     notice = model.warning

@@ -1,6 +1,6 @@
-"""What a terminal sends becomes names of keys: a character, or ``up``, ``enter``, ``ctrl-l``.
+"""Decodes what a terminal sends into names of keys: a character, or ``up``, ``enter``, ``ctrl-l``.
 
-Not here: which key is for what (`config/keys`), what that does (`controls`).
+Not here: which key has which action (`config/keys`), what that does (`controls`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHARACTERS = {
 
 
 def key_label(key: str) -> str:
-    """Write a key as people know it: ``Ctrl-L``, ``↑``, ``Enter``."""
+    """The name of a key for people: ``Ctrl-L``, ``↑``, ``Enter``."""
     signs = {"up": "↑", "down": "↓", "left": "←", "right": "→", "escape": "Esc", "enter": "Enter"}
     if len(key) == 1:
         return key
@@ -36,14 +36,14 @@ def key_label(key: str) -> str:
 
 
 class Pastes:
-    """Tells what is pasted from what is typed: xterm's bracketed paste (DEC private mode 2004)."""
+    """Separates pasted from typed text: xterm's bracketed paste (DEC private mode 2004)."""
 
     def __init__(self) -> None:
         self._is_pasted = False
         self._partial = b""
 
     def feed(self, data: bytes) -> list[tuple[bytes, bool]]:
-        """Take the next bytes; return them in pieces, each with whether it is pasted."""
+        """Take the next bytes; return them in pieces, and for each whether it was pasted."""
         data, pieces = self._partial + data, []
         while True:
             mark = _PASTE_ENDS if self._is_pasted else _PASTE_BEGINS
@@ -52,7 +52,7 @@ class Pastes:
                 break
             pieces.append((piece, self._is_pasted))
             self._is_pasted, data = not self._is_pasted, rest
-        # Of a mark that is cut off; a lone escape that is typed is a key, and is not waited with.
+        # The beginning of a mark waits for the rest; a lone escape is a key, and does not wait.
         shortest = 1 if self._is_pasted else 2
         lengths = range(len(mark) - 1, shortest - 1, -1)
         cut = next((length for length in lengths if data.endswith(mark[:length])), 0)
@@ -62,31 +62,31 @@ class Pastes:
 
 
 class KeyDecoder:
-    """Turns what a terminal sends into names of keys; sequences that are no key of ours are swallowed.
+    """Turns the bytes of a terminal into names of keys; unknown sequences are dropped.
 
-    A sequence may arrive in pieces. A lone escape that ends a piece is the key itself; if the next piece goes
-    on as a sequence does, that is still one.
+    A sequence may arrive in pieces. A lone escape that ends a piece is the key itself; if the next piece
+    continues as a sequence does, that is still one.
     """
 
     def __init__(self) -> None:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Take the next bytes; return the keys that they have completed."""
+        """Take the next bytes; return the keys that are complete now."""
         if self._partial != b"\x1b" or data[:1] in (b"[", b"O"):
             data = self._partial + data
         partial = _PARTIAL_SEQUENCE.search(data)
         self._partial = b"" if partial is None else partial[0][:_LONGEST_SEQUENCE]
         data = data if partial is None else data[: partial.start()]
         keys = [key for piece in _PIECE.findall(data.decode("utf-8", "ignore")) for key in _named(piece)]
-        # A lone escape is told at once: what follows of a sequence nearly always comes with it.
+        # A lone escape is reported at once: the rest of a sequence nearly always comes with it.
         return [*keys, "escape"] if self._partial == b"\x1b" else keys
 
 
 # CSI, parameters, intermediates, final; SS3 and one character; with Alt: escape and the key; else the key.
 _PIECE = re.compile(r"\x1b+(?:\[[0-?]*[ -/]*[@-~]|O[ -~]|[^\x1b])?|[^\x1b]")
 _PARTIAL_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
-# Nothing that a terminal sends is longer; what is pasted must not pile up.
+# No sequence of a terminal is longer; pasted text must not pile up.
 _LONGEST_SEQUENCE = 64
 
 

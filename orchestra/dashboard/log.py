@@ -1,8 +1,8 @@
-"""What the children wrote and what happened to them: a ring of entries, and which of them are wanted.
+"""The log of a run in memory: a ring of the children's lines and their changes of state, and its filters.
 
-Entries are numbered from 1, so that a place in the log stays one while more lines come. A line costs two
-appends; whatever is looked for is looked for when it is shown, from the newest entry back. The last entries
-of each process are kept beside the ring, which a loud one fills in a second.
+Entries are numbered from 1, so that a position in the log stays valid while more lines come. A line costs two
+appends; searches run when the log is shown, from the newest entry back. The last entries of each process are
+kept beside the ring, which a loud process fills in a second.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _BY_NUMBER = attrgetter("number")
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which entries are to be seen.
+    """The filters of the log.
 
     Attributes:
-        process: Only those of this one; empty: of all.
-        text: Only those with this text in them, in any case.
-        errors: Only what tells of an error, tracebacks with it.
+        process: Only entries of this process; empty: of all.
+        text: Only entries that contain this text, in upper or lower case.
+        errors: Only errors, with their tracebacks.
     """
 
     process: str = ""
@@ -65,7 +65,7 @@ class Wanted:
     errors: bool = False
 
     def judge(self) -> Callable[[LogEvent], bool]:
-        """Give what decides about entries, which it has to be given from the newest back."""
+        """Give a function that decides about entries, to be called from the newest back."""
         needle, in_traceback = self.text.lower(), set[str]()
 
         def is_wanted(event: LogEvent) -> bool:
@@ -79,13 +79,13 @@ class Wanted:
 
 
 class Log:
-    """The newest 10,000 entries, and 500 of each process; while it is held, those that were there, too."""
+    """The newest 10,000 entries, and 500 of each process; while it is held, also those from before."""
 
     def __init__(self) -> None:
         self.count = 0
         self._of_each: dict[str, deque[Entry]] = {}
         self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
-        # What has come since it is held, and the number of the last entry before.
+        # Entries that have come since it was held, and the number of the last entry before.
         self._later: deque[LogEvent] = deque(maxlen=_LIMIT)
         self._held_at: int | None = None
         self._newest = self._entries
@@ -106,7 +106,7 @@ class Log:
         entries.append(Entry(self.count, event))
 
     def hold(self, *, is_held: bool) -> None:
-        """Let nothing of what is there fall out from now on: it is being read; or let it again."""
+        """Keep all present entries from now on, because the user reads them; or drop old ones again."""
         if is_held and self._held_at is None:
             self._held_at, self._newest = self.count, self._later
         elif not is_held and self._held_at is not None:
@@ -121,12 +121,12 @@ class Log:
         self._later.clear()
 
     def newest(self, wanted: Wanted, limit: int, *, until: int | None = None) -> list[Entry]:
-        """Give the last `limit` entries that are wanted, oldest first; none after number `until`."""
+        """Give the last `limit` entries that pass the filters, oldest first; none after number `until`."""
         found = list(islice(self._back(wanted, until), max(limit, 0)))
         return found[::-1]
 
     def after(self, wanted: Wanted, number: int) -> list[Entry]:
-        """Give all entries that are wanted after a number, oldest first."""
+        """Give all entries after a number that pass the filters, oldest first."""
         found = []
         for entry in self._back(wanted, None):
             if entry.number <= number:
@@ -149,7 +149,7 @@ class Log:
 
 
 def name_of(event: LogEvent) -> str:
-    """Give the process that an entry is about; empty if it is about none."""
+    """Give the process of an entry; empty if it is about none."""
     return getattr(event, "process", None) or ""
 
 
@@ -159,7 +159,7 @@ def text_of(event: LogEvent) -> str:
 
 
 def _tells_error(event: LogEvent, in_traceback: set[str]) -> bool:
-    """Whether an entry tells of an error; what is indented above an error is its traceback."""
+    """Whether an entry is an error; indented lines above an error are its traceback."""
     match event:
         case OutputLine(process=name):
             text = without_colours(event.text)

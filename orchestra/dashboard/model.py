@@ -2,7 +2,7 @@
 
 `Model.apply` takes one event at a time and must keep up with the loudest child (tens of thousands of lines a
 second), so the model is updated in place and a line costs one append to a ring. The screen samples it: it
-looks at `Model.version`, which counts the events, and draws only what the model holds at that moment.
+compares `Model.version`, which counts the events, and draws only what the model holds at that moment.
 
 Not here: time, tasks, the terminal, rich. `now` is an argument, in seconds since the epoch.
 """
@@ -52,16 +52,16 @@ _RUNS = frozenset({State.STARTING, State.RUNNING, State.READY, State.UNHEALTHY, 
 
 
 class Process:
-    """What is known of one process.
+    """The state of one process.
 
     Attributes:
-        index: Decides its colour: its place in the Procfile, from 0; later, the lowest that was free.
-        started_at: When the child that runs now was spawned; ``None`` if none runs.
+        index: Its number, which decides its colour: its place in the Procfile, or the lowest free one.
+        started_at: The start time of the current child; ``None`` if none runs.
         tail: The last lines of its newest child, oldest first.
-        crashes: How often it has ended by itself, though it was not to.
-        reloads: How often it was started again without that: a saved file, an order, or of its own accord.
-        error: The exception that it shows, until it is mended.
-        prompt: What it has asked last; the line that it has begun says whether it still waits.
+        crashes: How often it has ended unexpectedly.
+        reloads: How often it was started again for another reason: a saved file, an order, or its own reload.
+        error: The current exception, until the process works again.
+        prompt: Its last question; it still waits if its unfinished line is the same.
     """
 
     def __init__(self, name: str, index: int) -> None:
@@ -79,7 +79,7 @@ class Process:
 
     @property
     def state(self) -> State:
-        """Where it is in its life."""
+        """The current state."""
         return self.newest.state
 
     @property
@@ -101,7 +101,7 @@ class Process:
         if event.state not in _RUNS or event.pid is None:
             self.started_at = None
         elif event.pid != self.newest.pid or self.started_at is None:
-            # `ready_after` tells when a child was spawned that was ready before we came.
+            # `ready_after` gives the start time of a child that was ready before we attached.
             self.started_at = event.at - (event.ready_after or 0.0)
         self.newest = event
 
@@ -116,22 +116,22 @@ class Process:
 
 
 class Overall(NamedTuple):
-    """How the run as a whole is doing: the state that stands for all processes, and that in a few words."""
+    """The state of the run as a whole: one that represents all processes, and that in a few words."""
 
     state: State
     text: str
 
 
 class Model:
-    """The run as it is now.
+    """The current state of the run.
 
     Attributes:
-        version: Counts the events: the screen compares it with what it was.
+        version: Counts the events; the screen compares it with its last value.
         url: The one address; ``None`` without a proxy, or before the run has begun.
         ready_after: Seconds from the beginning to the first moment when everything was up.
         processes: By name, in the order of the Procfile.
-        paused: Lines that were begun and wait for their end, by process and stream; the newest last.
-        hints: What the user may want to know about what was seen.
+        paused: Unfinished lines, by process and stream; the newest last.
+        hints: Hints about problems with requests.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Model:
         """Take one event into account."""
         self.version += 1
         match event:
-            case OutputLine():  # first, because nearly all events are lines
+            case OutputLine():  # First, because nearly all events are lines.
                 self._write(event)
             case StateChanged():
                 self._change(event)
@@ -189,7 +189,7 @@ class Model:
             self.hints.see(event, self.requests)
 
     def past(self) -> list[Event]:
-        """Give events that make another model what this one is, oldest first."""
+        """Give events that turn an empty model into this one, oldest first."""
         events: list[Event | None] = [self.started, *self.log, *self.requests.past(), *self.paused.values()]
         for each in self.processes.values():
             events += [each.newest, each.error, each.prompt, each.measured]
@@ -207,12 +207,12 @@ class Model:
         ]
 
     def errors(self) -> list[ErrorShown]:
-        """Give the errors that are not mended, oldest first."""
+        """Give the current errors, oldest first."""
         found = [each.error for each in self.processes.values() if each.error is not None]
         return sorted(found, key=lambda error: error.seq)
 
     def overall(self) -> Overall:
-        """Sum up: the worst that is true of any process, in words."""
+        """Sum up: the worst state of any process, in words."""
         processes = self.processes.values()
         if self.ended is not None:
             return Overall(State.STOPPED, self.ended.reason or "ended")
@@ -261,7 +261,7 @@ class Model:
             self.log.add(event)
 
     def _pause(self, event: OutputPaused) -> None:
-        # Taken out first, so that the newest is the last.
+        # Removed first, so that the newest is the last.
         self.paused.pop((event.process, event.stream), None)
         if event.text:
             self.paused[event.process, event.stream] = event

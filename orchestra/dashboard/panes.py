@@ -1,6 +1,6 @@
 """The parts of the picture: the process table, the log, the requests, one request's details, and the help.
 
-Each is lines for so many rows. When rows are short, processes that are well are folded, others stay.
+Each is a list of lines for a given number of rows. If rows are short, healthy processes are folded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 ]  # fmt: skip
 
 _STATE_WIDTH = 17
-# The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their worth.
+# The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their rank.
 # fmt: off
 _COLUMNS = {
     "pid": 7, "port": 5, "address": 21, "uptime": 7, "cpu": 5, "memory": 7, "reloads": 7, "crashes": 7,
@@ -60,9 +60,9 @@ _COLUMNS = {
 _WORTH = ("port", "uptime", "crashes", "reloads", "cpu", "memory", "pid")
 # The space after each of them: they are aligned to the right.
 _GAP = 2
-# From so much left room on, addresses stand there in full.
+# With at least so much room left, addresses are shown in full.
 _ROOM_FOR_ADDRESS = 24
-# So much of a message stands before its place; where there is less room, it is left out behind columns.
+# So much of a message is shown before its file and line; with less room, columns are shown without it.
 _SHORTEST_MESSAGE = 20
 _CALM = (State.READY, State.RUNNING, State.COMPLETED, State.STOPPED)
 
@@ -92,7 +92,7 @@ def folded(processes: Sequence[Process]) -> Text:
 
 
 def name_of_process(process: Process, width: int, *, is_chosen: bool = False) -> Text:
-    """Begin a row: the symbol of a process's state, and its name."""
+    """Draw the beginning of a row: the symbol of a process's state, and its name."""
     symbol, style = LOOK[process.state]
     name = sized(process.name, width - 2) + "  "
     tone = colour(process.index) + STRONG if is_chosen else colour(process.index)
@@ -101,12 +101,12 @@ def name_of_process(process: Process, width: int, *, is_chosen: bool = False) ->
 
 def label(state: State) -> Text:
     """Name a state, in its style."""
-    # An own style for the word alone: what is appended has none of it.
+    # A style of its own for the word alone: appended text does not get it.
     return Text.assemble((state.value.replace("-", " "), LOOK[state][1]))
 
 
 def error_line(error: ErrorShown, room: int) -> str:
-    """Write an error in a line: ``ValueError: no, at app.py:12``; a long message leaves the place room."""
+    """Write an error in a line: ``ValueError: no, at app.py:12``; a long message is shortened."""
     text = one_line(f"{error.error_type}: {error.message}" if error.message else error.error_type)
     if error.file is None:
         return text
@@ -120,7 +120,7 @@ def _row(frame: Frame, process: Process, name_width: int, columns: Sequence[str]
     row = name_of_process(process, name_width, is_chosen=process.name == frame.look.selected)
     row.append_text(_state(process, frame.now))
     if newest.pid is None and (reason or process.error is not None):
-        # Without a child the other columns have nothing to say: here is why.
+        # Without a child the other columns are empty: the reason is here.
         is_again = newest.state is State.BACKING_OFF and process.crashes > 1
         crashes = f"  ({process.crashes} crashes)" if is_again else ""
         room = frame.width - row.cell_len - len(crashes)
@@ -189,7 +189,7 @@ def _cell(column: str, value: str) -> str:
 
 
 def _most_important(frame: Frame, rows: int) -> list[Process]:
-    """Choose those for which there is room; one row is kept for the count of the others."""
+    """Choose the rows that fit; one row is kept for the count of the others."""
     processes = frame.processes
     if len(processes) <= rows:
         return list(processes)
@@ -214,7 +214,7 @@ _FOUND = Style(reverse=True)
 
 
 def log_rows(frame: Frame, width: int, height: int) -> Iterator[Text]:
-    """Draw the newest lines, each behind the name and in the colour of its process."""
+    """Draw the newest lines, each after the name and in the colour of its process."""
     if height >= 4:
         yield rule("log", frame.log_note, width)
         height -= 1
@@ -256,7 +256,7 @@ def _entry_rows(frame: Frame, entry: Entry | OutputPaused, margin: int, width: i
 
 
 def request_rows(frame: Frame, width: int, height: int) -> Iterator[Text]:
-    """Draw the requests: those under way, then the newest of those that are over."""
+    """Draw the requests: those in flight, then the newest of those that are over."""
     look = frame.look
     if height >= 2:
         yield rule("requests", frame.request_note, width, is_chosen=look.on_requests)
@@ -290,7 +290,7 @@ def _request_row(row: RequestRow, width: int, *, is_chosen: bool) -> Text:
     note, style = _note(row, width)
     target = _target(row)
     if note:
-        # Said behind the target, which leaves it room, but not more than half.
+        # After the target, which keeps at least half of the room.
         room = width - text.cell_len
         target = fit(target, max(room - len(note) - 3, room // 2, 1))
         target.append(f"  {note}", style)
@@ -320,7 +320,7 @@ def _status_style(row: RequestRow) -> Style:
 
 
 def _note(row: RequestRow, width: int) -> tuple[str, Style]:
-    """Say what was unusual about a request, and where there is room why it got this answer."""
+    """Describe anything unusual about a request and, if there is room, the reason for its answer."""
     request = row.of
     if row.is_running:
         return request.reason, BUSY
@@ -334,7 +334,7 @@ def _note(row: RequestRow, width: int) -> tuple[str, Style]:
 
 
 def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
-    """Draw all that is known of one request."""
+    """Draw the details of one request."""
     row, request, heads = details.row, details.row.of, details.heads
     yield rule("request", frame.request_note, width, is_chosen=True)
     yield fit(Text(f" {request.method} {one_line(request.target)}", STRONG), width)
@@ -365,7 +365,7 @@ def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
 
 
 def help_rows(keys: Mapping[str, str], width: int, height: int) -> Iterator[Text]:
-    """Draw what each key does, in two columns where that is needed.
+    """Draw the action of each key, if necessary in two columns.
 
     `keys` gives the action of each key.
     """

@@ -1,9 +1,9 @@
 """The run as lines on standard output: ``name | line`` for people and pipes, or JSON lines for programs.
 
-A printer has two ends. `observe` is an observer of the bus and takes what is said about the processes;
-`write_lines` takes child output. Both put their lines, already encoded, into one buffer, so that events and
-lines keep the order in which they happened. So that nothing is lost, the caller of `write_lines` waits before
-it while the buffer is full, and the child that wrote them waits with it.
+A printer has two inputs. `observe` is an observer of the bus and takes events of processes; `write_lines`
+takes child output. Both put encoded lines into one buffer, so events and output keep their order. To lose
+nothing, the caller of `write_lines` waits while the buffer is full, and the child that wrote the lines waits
+with it.
 
 Not here: rich (plain output must start fast), what the events mean (`words`), writing (`writer`).
 """
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonPrinter", "PlainPrinter", "wants_colours"]
 
-# The source of what is said about the run; that of other lines is a process and one of its streams.
+# The source of lines about the run; that of other lines is a process and one of its streams.
 _OURS = (OURSELVES, None)
 # Marks an unfinished line; a whole one has "|" there.
 _PARTIAL_SIGN = "…"
@@ -57,14 +57,14 @@ _ERASE = b"\r\x1b[K"
 
 
 class PlainPrinter:
-    """Prints ``name | line``, and what happens to the processes as lines of ``orchestra``.
+    """Prints ``name | line``, and changes of the processes as lines of ``orchestra``.
 
-    Requests are printed only if asked for: backend and frontend have access logs of their own. Where there
-    are colours, the bar before what was written to standard error is red. The order of the names, which is
-    that of the Procfile, decides their colours, and the longest one the margin.
+    Requests are printed only if asked for: backend and frontend have access logs of their own. With colours,
+    the bar before a line of standard error is red. The order of the names, which is that of the Procfile,
+    decides their colours, and the longest one the margin.
 
     Attributes:
-        kinds: The types of event that `observe` is for.
+        kinds: The types of events that `observe` takes.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class PlainPrinter:
         self._is_terminal = os.isatty(writer.fd)
         # On a terminal: the newest line of each process.
         self._newest: dict[str, str] = {}
-        # On a terminal: the unfinished line that stands at the end, with its source.
+        # On a terminal: the unfinished line at the end, with its source.
         self._begun: tuple[_Source, bytes] | None = None
         # In a pipe: the sources whose unfinished line was printed.
         self._marked: set[_Source] = set()
 
     def observe(self, event: Event) -> None:
-        """Take an event; what is worth a sentence is printed, and so are lines and their beginnings."""
+        """Take an event; print its sentence, if it has one; lines, finished or not, are printed, too."""
         if isinstance(event, PlanChanged):
             self.widen(event.processes)
         if isinstance(event, OutputLine):
@@ -141,14 +141,14 @@ class PlainPrinter:
         return shown
 
     def finish(self) -> None:
-        """Put what has to stand at the end: the line end of an unfinished line."""
+        """Print the rest: the line end of an unfinished line."""
         if self._begun is not None:
             self._writer.put(b"\n")
 
     def _mark(self, event: OutputPaused) -> None:
-        """Print an unfinished line as a line of its own: it may be a prompt, and a pipe takes nothing back.
+        """Print an unfinished line as a line of its own: it may be a prompt, and a pipe cannot take it back.
 
-        It has a mark of its own, so that ``name | line`` is always whole.
+        It has a mark of its own, so that ``name | line`` is always a whole line.
         """
         source = (event.process, event.stream)
         if source not in self._marked and not is_blank(event.text):
@@ -159,7 +159,7 @@ class PlainPrinter:
         """Show an unfinished line in the last row of the terminal, where it is replaced in place."""
         source = (event.process, event.stream)
         if event.text:
-            # What has wrapped could not be taken back.
+            # Wrapped text could not be replaced.
             columns, _ = terminal_size(self._writer.fd)
             text = without_colours(event.text)[: max(columns - self._width - 4, 1)]
             data = self._format(event.at, source, text)[:-1]
@@ -170,7 +170,7 @@ class PlainPrinter:
             self._begun = None
 
     def _around(self, data: bytes, source: _Source | None = None) -> bytes:
-        """Put a line where an unfinished one stands: in its place if it completes it, else before it."""
+        """Print a line beside an unfinished one: in its place if it completes it, otherwise before it."""
         if self._begun is None:
             return data
         owner, begun = self._begun
@@ -187,7 +187,7 @@ class PlainPrinter:
             margin = f"{_time_of_day(int(at))}{margin}"
         lines = f"\n{margin}".join(texts)
         if any("\x1b" in text for text in texts):
-            # What a child has switched on must not run into the next line.
+            # Attributes that a child has switched on must not extend into the next line.
             ends = (f"{text}{_RESET}" if "\x1b" in text else text for text in texts)
             lines = f"\n{margin}".join(ends if self._has_colours else map(without_colours, texts))
         return f"{margin}{lines}\n".encode("utf-8", "replace")
@@ -205,7 +205,7 @@ class PlainPrinter:
 
 
 def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
-    """Whether to use colours: ``NO_COLOR`` beats ``FORCE_COLOR``, which beats what standard output is."""
+    """Whether to use colours: ``NO_COLOR`` beats ``FORCE_COLOR``, which beats the kind of standard output."""
     if environ.get("NO_COLOR"):
         return False
     if environ.get("FORCE_COLOR", "0") not in ("", "0"):
@@ -215,18 +215,18 @@ def wants_colours(environ: Mapping[str, str], fd: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _time_of_day(second: int) -> str:
-    """Format a time of day, in local time; the text of a second is made once."""
+    """Format a time of day, in local time; the text for a second is cached."""
     return time.strftime("%H:%M:%S ", time.localtime(second))
 
 
 class JsonPrinter:
     """Prints every event as one JSON object a line.
 
-    Lines are numbered as they are written: a line of output that had to wait for room comes after events that
-    the bus stamped later.
+    Lines are numbered in the order of writing: a line of output that had to wait for room comes after events
+    that the bus has stamped later.
 
     Attributes:
-        kinds: The types of event that `observe` is for.
+        kinds: The types of events that `observe` takes.
     """
 
     kinds = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, OutputPaused, *ON_REQUEST))
@@ -254,4 +254,4 @@ class JsonPrinter:
         self._writer.put(encode_lines(numbered))
 
     def finish(self) -> None:
-        """Put what has to stand at the end: nothing."""
+        """Print the rest: nothing."""

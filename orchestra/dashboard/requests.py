@@ -1,9 +1,8 @@
-"""The requests of a run, and what a developer may want to know about what was seen of them.
+"""The requests of a run for the dashboard: those in flight, those that are over, and hints about problems.
 
-Those under way are here, and those that are over, floods of them folded. Requests that follow each other are
-one group if they are assets that came as they should (Vite answers a page with hundreds of modules), or if
-they are the same request with the same answer, over and over. A hint is told once, in a line, with what to
-do.
+Consecutive requests are folded into one group if they are assets that were served normally (Vite answers a
+page with hundreds of modules), or if they are the same request with the same answer. A hint is given once, in
+a line that says what to do.
 
 Not here: how a row looks, problems that the run itself notices (`Notice`); time (`now` is an argument, in
 seconds since the epoch), tasks.
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "Hints", "RequestRow", "Requests"]
 
-# What is kept: of groups, of members of one, of requests under way, of heads.
+# Limits: groups, members of one, requests in flight, streams, heads.
 _GROUPS = 300
 _MEMBERS = 50
 _UNDER_WAY = 1000
@@ -45,7 +44,7 @@ _OUR_LIVE_SOCKET = "/__orchestra__/live"
 
 @dataclass
 class UnderWay:
-    """A request that is not over: the newest event of it, and when it began."""
+    """A request that is not over: its newest event, and its start time."""
 
     newest: RequestHeld | RequestPending
     since: float
@@ -53,17 +52,17 @@ class UnderWay:
 
     @property
     def held_for(self) -> str:
-        """What it waits for."""
+        """The reason for which it waits; empty if it does not."""
         return self.newest.reason if isinstance(self.newest, RequestHeld) and not self.is_released else ""
 
 
 class Group:
-    """Requests that are shown as one.
+    """Requests that are folded into one row.
 
     Attributes:
-        members: The newest of them, oldest first.
+        members: The newest requests, oldest first.
         slowest: The one that took longest.
-        is_assets: Whether they are different assets, and not the same request.
+        is_assets: Whether they are assets, and not repetitions of one request.
     """
 
     def __init__(self, first: RequestFinished) -> None:
@@ -75,22 +74,22 @@ class Group:
 
     @property
     def newest(self) -> RequestFinished:
-        """The last of them."""
+        """The newest member."""
         return self.members[-1]
 
     def takes(self, other: RequestFinished) -> bool:
-        """Whether a request that follows is one more of them."""
+        """Whether a request that follows belongs to the group."""
         return (self.is_assets and _is_fine_asset(other)) or _sort(self.newest) == _sort(other)
 
     def add(self, other: RequestFinished) -> None:
-        """Take one more."""
+        """Add a request."""
         self.count += 1
         self.members.append(other)
         self.slowest = max(self.slowest, other, key=_duration)
         self.is_assets &= _is_fine_asset(other)
 
     def listed(self, *, is_by_time: bool) -> Iterable[RequestFinished]:
-        """Give what is known of them, the newest or the slowest first."""
+        """Give the known members, the newest or the slowest first."""
         if not is_by_time:
             return reversed(self.members)
         known = {each.id: each for each in (self.slowest, *self.members)}
@@ -98,15 +97,15 @@ class Group:
 
 
 class RequestRow(NamedTuple):
-    """What one row shows.
+    """The contents of one row.
 
     Attributes:
-        key: Tells it from others: a request's id; negative for a member of a group that is unfolded.
-        of: The request; of one that is not over, as if it were: its reason is what it waits for.
+        key: Identifies the row: a request's id; negative for a member of an unfolded group.
+        of: The request; one that is not over has its present values, and its reason is what it waits for.
         is_running: It is not over.
         folded: How many requests the row stands for.
-        is_assets: They are different ones.
-        is_member: It is one of a group that is unfolded.
+        is_assets: They are assets.
+        is_member: It is a member of an unfolded group.
     """
 
     key: int
@@ -121,8 +120,8 @@ class Requests:
     """All requests of a run, bounded in memory.
 
     Attributes:
-        count: How many are over.
-        under_way: By id, the longest first.
+        count: The number of requests that are over.
+        under_way: Requests in flight by id, the oldest first.
         streams: Open WebSockets and event streams, by id.
         tabs: The connections that browsers' tabs have to us, by id.
         heads: By id, the newest 500.
@@ -138,11 +137,11 @@ class Requests:
 
     @property
     def held(self) -> int:
-        """How many wait for an upstream to come up."""
+        """The number of requests that wait for an upstream."""
         return sum(bool(each.held_for) for each in self.under_way.values())
 
     def apply(self, event: Event) -> None:
-        """Take account of what happens to a request or a stream."""
+        """Take an event of a request or a stream into account."""
         match event:
             case RequestFinished():
                 self._finish(event)
@@ -173,9 +172,10 @@ class Requests:
     def rows(
         self, now: float, *, text: str = "", unfolded: Collection[int] = (), is_by_time: bool = False
     ) -> Iterator[RequestRow]:
-        """Give the rows: those under way, the longest first; then those that are over, the newest first.
+        """Give the rows: requests in flight, the oldest first; then those that are over, the newest first.
 
-        With `is_by_time` the slowest come first of those that are over, too, each group as its slowest one.
+        With `is_by_time` those that are over are sorted by duration, the slowest first, each group by its
+        slowest member.
         """
         for waiting in self.under_way.values():
             row = _running(waiting, now)
@@ -198,7 +198,7 @@ class Requests:
                         yield member
 
     def past(self) -> Iterator[Event]:
-        """Give events that make other requests what these are, in no order."""
+        """Give events from which an empty object can be brought to this state, in any order."""
         yield from (each.newest for each in self.under_way.values())
         for group in self.groups:
             yield from group.members
@@ -211,7 +211,7 @@ class Requests:
         return next((each for each in members if each.id == number), None)
 
     def clear(self) -> None:
-        """Forget those that are over."""
+        """Forget the requests that are over."""
         self.groups.clear()
         self.heads.clear()
 
@@ -225,7 +225,7 @@ class Requests:
     def _finish(self, event: RequestFinished) -> None:
         self.under_way.pop(event.id, None)
         if event.upstream == "orchestra" and event.status is not None and event.status < 400:
-            return  # a page has loaded our script, or is connected: that says nothing of the project
+            return  # A page has loaded our script, or has connected: that is not about the project.
         self.count += 1
         if self.groups and self.groups[-1].takes(event):
             self.groups[-1].add(event)
@@ -274,7 +274,7 @@ def _sort(event: RequestFinished) -> tuple[object, ...]:
 
 
 def _is_fine_asset(event: RequestFinished) -> bool:
-    """Whether it is a module, a style or an image that came as it should."""
+    """Whether it is a module, a style or an image that was served normally."""
     if event.upstream != "frontend" or event.method != "GET" or event.outcome != "complete":
         return False
     if event.status is None or event.status >= 400:
@@ -283,9 +283,9 @@ def _is_fine_asset(event: RequestFinished) -> bool:
     return "." in path.rpartition("/")[2] or path.startswith(("/@", "/node_modules/"))
 
 
-# Connections that a browser opens to one origin over HTTP/1.1, event streams among them.
+# Connections that a browser opens to one origin over HTTP/1.1, including event streams.
 _CONNECTIONS_OF_A_BROWSER = 6
-# Modules of Vite's after which its socket should be there, too.
+# So many of Vite's modules were loaded that its HMR socket should be open, too.
 _MODULES_OF_A_PAGE = 20
 
 
@@ -317,12 +317,12 @@ class Hints:
         self._seen: Counter[str] = Counter()
 
     def dismiss(self) -> None:
-        """Take the newest one away."""
+        """Remove the newest one."""
         if self.found:
             self.found.pop()
 
     def see(self, event: Event, requests: Requests) -> None:
-        """Look at an event, and at what is under way after it."""
+        """Look for problems in an event, and in the requests in flight after it."""
         match event:
             case StreamOpened(kind="event-stream"):
                 streams = (each.kind == "event-stream" for each in requests.streams.values())

@@ -1,13 +1,13 @@
-"""What has happened in a run, as JSON lines in a file: the log that outlives it, and a recording.
+"""The events of a run as JSON lines in a file: the log that outlives the run, and a recording.
 
-A project has one log a run, which `orchestra logs` shows, in the folder for files that outlive a run, where
-only its user reads it. When a run begins, the files of runs that are over are removed, so that the last run's
-is there until the next one. A file and its older half have 10 MB at most. The log is not worth a run: when it
-cannot be written to, the run goes on, and its end says so.
+Each run of a project has a log, which `orchestra logs` shows, in the user's state folder, readable only by
+the user. When a run begins, the logs of earlier runs are removed, so the last one is there until then. A log
+and its older half have 10 MB at most. If it cannot be written to, the run goes on, and reports that at its
+end.
 
-A recording is everything that the dashboard would show, to be shown again. It has colours, unfinished lines,
-and what processes took, which `--output json` leaves out; the heads of requests, with their cookies, it does
-not have. Only its user can read the file.
+A recording contains everything that the dashboard would show, so that it can be replayed. Unlike
+`--output json` it has colours, unfinished lines and CPU and memory; it does not have the heads of requests,
+with their cookies. Only the user can read the file.
 
 Not here: what an event is (`events`), how a file is shown (`logs`, `showing`).
 """
@@ -40,23 +40,23 @@ __all__ = ["RECORDED", "EventLog", "events_of", "files_of", "newest", "recording
 
 # Bytes of the file, and of its older half.
 _MOST_BYTES = 5_000_000
-# Bytes that may wait to be written; then what is logged has to wait. What a line has beside its text.
+# Bytes that may wait to be written; then output has to wait. The overhead of a line beside its text.
 _MOST_WAITING = 1_000_000
 _LINE_SIZE = 150
-# Seconds that lines are collected for, and bytes that are written at once.
+# Seconds for which lines are collected, and bytes that are written at once.
 _INTERVAL = 0.2
 _ENOUGH = _MOST_WAITING // 4
-# As many events as a dashboard shows at most.
+# At most as many events as a dashboard shows.
 _MOST_PAST = 10_000
 
 
 class EventLog:
-    """A file of events, which only its user can read; takes them at once, and writes them in batches.
+    """A file of events that only its user can read; takes events at once, and writes them in batches.
 
     Args:
-        kinds: What is logged beside lines of output.
-        complaint: What it means that it cannot be written to.
-        begin: Makes room for the file; `OSError` if that cannot be.
+        kinds: The types of events that are logged beside lines of output.
+        complaint: The message if it cannot be written to.
+        begin: Makes room for the file, or raises `OSError`.
 
     Attributes:
         sinks: Take lines of output; none if no log is kept.
@@ -88,7 +88,7 @@ class EventLog:
         self._has_enough = trio.lowlevel.ParkingLot()
 
     def follow(self, subscribe: Callable[..., object]) -> None:
-        """Log what happens in a run that has our sinks and has not begun; it is `Supervisor.subscribe`."""
+        """Log the events of a run with our sinks that has not begun; `subscribe` is its method."""
         if self.sinks:
             subscribe(self._take, *self._kinds)
 
@@ -99,7 +99,7 @@ class EventLog:
             self._waiting += events
 
     async def _write_lines(self, lines: Sequence[OutputLine]) -> None:
-        """Take lines of output; wait while too much waits to be written."""
+        """Take lines of output; wait while too many bytes wait to be written."""
         while self._size > _MOST_WAITING:
             await self._has_room.park()
         self._take(*lines)
@@ -123,7 +123,7 @@ class EventLog:
                     await self._has_enough.park()
 
     async def past(self) -> list[Event]:
-        """Give the newest events that there are, oldest first."""
+        """Give the newest events in memory, oldest first."""
         await self._write()
         return await trio.to_thread.run_sync(self._newest) if self.sinks else []
 
@@ -135,7 +135,7 @@ class EventLog:
         return [decode(line) for line in lines]
 
     async def aclose(self) -> None:
-        """Write what is waiting, and close the file."""
+        """Write the waiting lines, and close the file."""
         await self._write()
         await self._file.aclose()
 
@@ -185,7 +185,7 @@ def newest(root: Path, environ: Mapping[str, str], *, pid: int | None = None) ->
 
 
 def files_of(folder: Path, key: str) -> Iterator[tuple[Path, int]]:
-    """Give the files of a project's logs, each with the process that wrote it."""
+    """Give the files of a project's logs, each with the pid of its writer."""
     for path in folder.glob(f"log-{key}-*.jsonl*"):
         pid = path.name.split("-")[2].partition(".")[0]
         if pid.isdecimal():
@@ -193,16 +193,16 @@ def files_of(folder: Path, key: str) -> Iterator[tuple[Path, int]]:
 
 
 RECORDED = tuple(kind for kind in get_args(Event) if kind not in (OutputLine, RequestHeads))
-"""What a recording has beside lines of output."""
+"""The events of a recording, beside lines of output."""
 
 _UNLIMITED = 2**62
-# What every line of a recording begins with.
+# The beginning of every line of a recording.
 _BEGINNING = b'{"type":"'
 _RECORD_HINT = "Record a run: orchestra run --record FILE."
 
 
 def recording(path: str) -> EventLog:
-    """Record a run in place of an older recording; `ConfigError` if the file is something else."""
+    """Record a run, replacing an older recording; `ConfigError` if the file is something else."""
     file = Path(path)
     try:
         if file.exists() and not _is_recording(file):
@@ -218,15 +218,15 @@ def recording(path: str) -> EventLog:
 
 
 def _is_recording(file: Path) -> bool:
-    """Whether a file may be replaced; an empty one is of a run that was killed at once."""
+    """Whether a file may be replaced; an empty one is that of a run that was killed at once."""
     if not file.is_file():
-        return file.is_dir()  # the system says better what is wrong with that
+        return file.is_dir()  # the system reports the problem better
     with file.open("rb") as opened:
         return opened.read(len(_BEGINNING)) in {b"", _BEGINNING}
 
 
 def events_of(path: str) -> Iterator[Event]:
-    """Read a recording, or `ConfigError`; events of a later version, or cut off, are left out."""
+    """Read a recording, or raise `ConfigError`; unknown and incomplete events are left out."""
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):

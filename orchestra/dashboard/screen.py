@@ -1,15 +1,15 @@
-"""The task that draws the dashboard on a terminal, reads the keys, and leaves the terminal as it was.
+"""The task that draws the dashboard on a terminal, reads the keys, and restores the terminal.
 
-Drawing: ten times a second, less often while nothing happens, we look whether the model, what the user looks
-at, the second or the terminal's size has changed; if so, a frame is taken, and a worker thread draws it: into
-lines, of which those that differ from the terminal's are sent, in one write between the marks of a
-synchronized update (DEC private mode 2026; terminals that do not know it ignore it). No other frame is taken
-meanwhile: a terminal that was stopped by Ctrl-S, or is slow, costs frames and nothing else.
+Drawing: ten times a second, less often while nothing happens, the task checks whether the model, the
+controls, the second or the terminal's size has changed. If so, it takes a frame, and a worker thread draws
+that into lines. Lines that differ from the terminal's are sent, in one write between the marks of a
+synchronized update (DEC private mode 2026; terminals without it ignore it). No other frame is taken
+meanwhile: a terminal that is slow, or stopped by Ctrl-S, costs frames and nothing else.
 
-Keys: standard input is waited for by trio and read when it is readable; its mode is never made non-blocking,
+Keys: trio waits for standard input, which is read when it is readable; its mode is never made non-blocking,
 because it belongs to the user's shell as well. `ISIG` stays on, so that the terminal itself turns Ctrl-C into
-SIGINT. Ctrl-Z is switched off as a signal: it would stop us before the terminal is restored. While a process
-gets input, all keys but Ctrl-] are its own, Ctrl-C too.
+SIGINT. Ctrl-Z is disabled as a signal: it would stop us before the terminal is restored. While a process gets
+the input, it gets all keys but Ctrl-], Ctrl-C too.
 
 Restoring: `restore` may be called at any time, any number of times, and also runs at exit. The writing thread
 and `restore` exclude each other, so that no late frame lands on the user's normal screen.
@@ -57,29 +57,29 @@ if TYPE_CHECKING:
 __all__ = ["Renderer", "Screen", "leave_behind", "summary"]
 
 _TICK = 0.1
-# The same while nothing happens and no key is pressed: a run is left open all day.
+# The pause while nothing happens and no key is pressed: a run is left open all day.
 _IDLE_TICK = 0.25
-# How long the end waits for a terminal that takes nothing any more.
+# Seconds that the end waits for a terminal that accepts nothing any more.
 _STALL_TIMEOUT = 0.5
 
-# The alternate screen; no cursor; marks around what is pasted; no wrapping at the right margin, should the
-# terminal find a character wider than we do.
+# The alternate screen; no cursor; marks around pasted text; no wrapping at the right margin, in case the
+# terminal draws a character wider than we expect.
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?7l\x1b[H\x1b[2J"
-# Some terminals (tmux 3.3) leave a row of the alternate screen behind if they were made larger meanwhile.
+# Some terminals (tmux 3.3) keep a row of the alternate screen if they were made larger meanwhile.
 _CLEAR = b"\x1b[0m\x1b[2J"
-# Ends a synchronized update, colours, the modes that we set, and the alternate screen; where there is none,
-# the next line begins in the first column.
+# Ends a synchronized update, colours, our modes, and the alternate screen; without one, the next line begins
+# in the first column.
 _LEAVE = b"\x1b[?2026l\x1b[?1000l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?7h\x1b[?25h\r\x1b[?1049l"
 _BEGIN_UPDATE, _END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 
-# xterm's mouse protocols 1000 and 1006: buttons, and the wheel is two of them.
+# xterm's mouse protocols 1000 and 1006: buttons; the wheel counts as two of them.
 _MOUSE_ON = "\x1b[?1000h\x1b[?1006h"
-# Ctrl-], as of telnet.
+# Ctrl-], as in telnet.
 _END_INPUT = b"\x1d"
-# Terminals limit what they take for the clipboard; xterm's is about 100 kB as base64.
+# Terminals limit the size of the clipboard; xterm's is about 100 kB as base64.
 _LONGEST_COPY = 64 * 1024
 _MISSED_SECONDS = 5.0
-# Lines that were rendered and may come again.
+# Rendered lines that are cached.
 _MOST_KNOWN = 2000
 _LINK_NUMBER = re.compile(r"\x1b]8;id=\d+;")
 
@@ -93,10 +93,10 @@ class Screen:
     Error handling: a terminal that has gone away ends the drawing, not the run: that is up to SIGHUP.
 
     Args:
-        controls: What is looked at; its model may change at any time.
-        send: Called with what is typed for a process: its name, and the bytes.
-        on_taken: Called with the terminal's device when it is taken, and with what gives it back when it is
-            written there; with ``None`` when it is given back, which is not so if it accepts nothing.
+        controls: The state of the user interface; its model may change at any time.
+        send: Called with input for a process: its name, and the bytes.
+        on_taken: Called with the terminal's device when it is taken, and with the bytes that restore it; with
+            ``None`` when it is restored, unless it accepts no output.
         has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
@@ -123,7 +123,7 @@ class Screen:
         self._enter = _ENTER + (_MOUSE_ON if has_mouse else "")
         self._renderer = Renderer(environ)
         self._clock = clock
-        # What to give back; while there is none, the terminal is not ours.
+        # The original mode; ``None`` while the terminal is not ours.
         self._mode: _Mode | None = None
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -152,7 +152,7 @@ class Screen:
             self.restore()
 
     def restore(self) -> None:
-        """Give the terminal back as it was; nothing is drawn until `take`.
+        """Restore the terminal; nothing is drawn until `take`.
 
         Does nothing the second time; never raises, never hangs.
         """
@@ -162,7 +162,7 @@ class Screen:
         atexit.unregister(self.restore)
         # All of this fails if the terminal is gone, and then it does not matter.
         with suppress(OSError, termios.error):
-            # Ctrl-S would hold back what follows. Linux starts by TCOON only what was stopped by TCOOFF.
+            # Ctrl-S would hold back the following bytes. Linux resumes by TCOON only what TCOOFF has stopped.
             termios.tcflow(self._stdout, termios.TCOOFF)
             termios.tcflow(self._stdout, termios.TCOON)
         is_given_back = False
@@ -175,7 +175,7 @@ class Screen:
             finally:
                 self._lock.release()
         with suppress(OSError, termios.error):
-            # Keys that were meant for us are not meant for the shell. TCSANOW: the others wait for the
+            # Keys that were meant for us must not reach the shell. TCSANOW: the other modes wait for the
             # output.
             termios.tcflush(self._stdin, termios.TCIFLUSH)
             termios.tcsetattr(self._stdin, termios.TCSANOW, mode)
@@ -194,10 +194,10 @@ class Screen:
         self._change_mode()
 
     def _copy(self, text: str) -> None:
-        """Put text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
+        """Copy text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
         self._controls.say(f"copied: {text}")
         data = b"\x1b]52;c;" + base64.b64encode(text.encode()[:_LONGEST_COPY]) + b"\x07"
-        # Never waited for: a terminal that is stopped, or is being drawn on, does without.
+        # Never waits: a terminal that is stopped, or is being drawn on, gets nothing.
         if self._lock.acquire(blocking=False):
             try:
                 if self._mode is not None and is_writable(self._stdout, within=0):
@@ -216,9 +216,9 @@ class Screen:
         picture = frame(controls, now=now, width=size[0], height=size[1], missed=missed)
         controls.page = max(layout(picture).middle - 1, 1)
         is_new = self._drawn is None or self._drawn.size != size
-        # What is drawn is what is looked at after the selection has followed a failure.
+        # The look is drawn after the selection has followed a failure.
         self._drawn = drawn._replace(look=controls.look)
-        # If it fails, the terminal has gone. What follows from that is not ours to decide.
+        # If it fails, the terminal has gone. The consequences are not decided here.
         with suppress(OSError):
             # Abandoned: nothing, not even the end of the run, waits for a terminal that was stopped.
             await trio.to_thread.run_sync(
@@ -243,11 +243,11 @@ class Screen:
         with suppress(OSError):
             while True:
                 await trio.lowlevel.wait_readable(self._stdin)
-                if self._mode is None:  # suspended: what is typed now is not for us
+                if self._mode is None:  # Suspended: keys are not for us now.
                     await trio.sleep(_TICK)
                     continue
                 data = os.read(self._stdin, 1024)
-                if not data:  # the shell has taken it: it had the terminal when that woke us
+                if not data:  # The shell has taken it: the terminal was the shell's when that woke us.
                     await trio.sleep(_TICK)
                 self._typed.unpark_all()
                 for piece, is_pasted in pastes.feed(data):
@@ -265,7 +265,7 @@ class Screen:
             self._controls.paste(data.decode("utf-8", "replace"))
 
     def _take_keys(self, data: bytes, decoder: KeyDecoder) -> bytes:
-        """Do what has been typed; return what has not been looked at yet."""
+        """Handle the keys that were typed; return those that are left."""
         controls = self._controls
         if controls.gives_input:
             typed, end, rest = data.partition(_END_INPUT)
@@ -275,7 +275,7 @@ class Screen:
                 controls.end_input()
                 self._change_mode()
             return rest
-        # One key at a time: with the first one, what follows may become input for a process.
+        # One key at a time: after the first one, the next may be input for a process.
         for key in decoder.feed(data):
             order = controls.press(key)
             if order is not None and order.do == "redraw":
@@ -290,7 +290,7 @@ class Screen:
         return b""
 
     def _change_mode(self) -> None:
-        """Have Ctrl-C and others come as keys while a process gets input, and not otherwise."""
+        """Have Ctrl-C and others arrive as keys while a process gets the input, and not otherwise."""
         if self._mode is not None:
             with suppress(OSError, termios.error):
                 disabled = bytes([os.fpathconf(self._stdin, "PC_VDISABLE")])
@@ -299,7 +299,7 @@ class Screen:
 
 
 class _Drawn(NamedTuple):
-    """What decides whether there is something new to draw."""
+    """The inputs of a picture: a change of one requires a new picture."""
 
     version: int
     look: Look
@@ -308,7 +308,7 @@ class _Drawn(NamedTuple):
 
 
 class Missed:
-    """Counts the lines that came and went between two frames; the count stands for some seconds."""
+    """Counts the lines that came and went between two frames; the count is shown for some seconds."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -316,7 +316,7 @@ class Missed:
         self._since = 0.0
 
     def count(self, lines: int, page: int, now: float) -> int:
-        """Take note of a frame, after so many lines; return how many were not shown lately."""
+        """Take note of a frame, after so many lines; return how many were not shown recently."""
         gone = lines - self._seen - page
         self._seen = lines
         if gone > 0:
@@ -327,11 +327,11 @@ class Missed:
 
 
 class Renderer:
-    """Turns lines of text into what a terminal is sent, by what its environment says that it can do."""
+    """Turns lines of text into bytes for a terminal with the abilities that its environment names."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "UTF-8"
-        # "C.UTF-8", "de_DE.utf8"; of a locale without a charset, such as "C", only ASCII is sure.
+        # "C.UTF-8", "de_DE.utf8"; for a locale without a charset, such as "C", only ASCII is certain.
         self._is_unicode = "utf" in locale.lower()
         self._console = Console(
             force_terminal=True,
@@ -351,11 +351,11 @@ class Renderer:
         return [self._line(line) for line in lines]
 
     def _line(self, line: Text) -> str:
-        # Most of a picture is as it was in the last one.
+        # Most of a picture is the same as in the last one.
         key = line.plain, tuple(line.spans), line.style
         found = self._known.get(key)
         if found is None:
-            # `Console.print` gives the same, after laying a page out for each line: five times the work.
+            # `Console.print` gives the same, after laying out a page for each line: five times the work.
             segments = Segment.apply_style(line.render(self._console), self._console.get_style(line.style))
             if self._console.no_color:
                 segments = Segment.remove_color(segments)
@@ -363,14 +363,14 @@ class Renderer:
                 style.render(text, color_system=self._colours) if style else text
                 for text, style, _ in segments
             )
-            # Rich gives a link another number in each picture, and all lines with one would be sent again.
+            # Rich gives a link a new number in each picture, and all lines with one would be sent again.
             text = _LINK_NUMBER.sub("\x1b]8;;", text)
             found = self._known[key] = text if self._is_unicode else to_ascii(text)
         return found
 
 
 def summary(model: Model, *, stdout: int = 1, environ: Mapping[str, str]) -> str:
-    """Draw what stays on the normal screen after the dashboard, with colours and line ends."""
+    """Draw the text that stays on the normal screen after the dashboard, with colours and line ends."""
     width, _ = terminal_size(stdout)
     lines = Renderer(environ).lines(view.summary(model, width))
     return "".join(f"{line}\n" for line in lines)
@@ -384,7 +384,7 @@ def leave_behind(text: str) -> None:
 
 
 def _difference(before: list[str], after: list[str]) -> str:
-    # Erased first, not afterwards: behind a full line, the cursor still stands on its last cell.
+    # Erased before, not afterwards: after a full line, the cursor is still on its last cell.
     return "".join(
         f"\x1b[{row}H\x1b[K{new}"
         for row, (old, new) in enumerate(zip_longest(before, after), start=1)
@@ -393,7 +393,7 @@ def _difference(before: list[str], after: list[str]) -> str:
 
 
 def _key_mode(mode: _Mode, disabled: bytes, *, is_raw: bool = False) -> _Mode:
-    """Derive the mode in which keys come at once and unechoed, and Ctrl-C is still a signal, unless raw."""
+    """Derive the mode in which keys arrive at once and without echo; Ctrl-C is a signal, unless raw."""
     mode = list(mode)
     mode[tty.LFLAG] &= ~(termios.ECHO | termios.ICANON | termios.ISIG)
     if is_raw:
@@ -402,7 +402,7 @@ def _key_mode(mode: _Mode, disabled: bytes, *, is_raw: bool = False) -> _Mode:
     else:
         mode[tty.LFLAG] |= termios.ISIG
     characters = mode[tty.CC] = list(mode[tty.CC])
-    # A read takes what there is and never waits: that is trio's part.
+    # A read takes the available bytes and never waits: waiting is trio's part.
     characters[termios.VMIN] = characters[termios.VTIME] = 0
     for name in ("VSUSP", "VDSUSP"):  # the second one only macOS has
         if hasattr(termios, name):

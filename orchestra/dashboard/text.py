@@ -1,11 +1,11 @@
-"""Text made to fit, and the styles, symbols and numbers that all parts of the picture share.
+"""Fits text to a width, and has the styles, symbols and numbers that all parts of the picture share.
 
-Child output and what clients send is data: it goes through `AnsiDecoder`, never through markup, and can
-neither leave its line nor its columns. Long lines are folded.
+Child output and data from clients go through `AnsiDecoder`, never through markup, and cannot leave their line
+or their columns. Long lines are folded.
 
-Restraint: green, orange and red mean good, busy and bad and nothing else; each process has its own colour,
-grey is for details that should not draw attention. Only the URL, what is chosen and trouble are bold. All
-colours can be read on a dark and on a light background.
+Few colours: green, orange and red mean good, busy and bad and nothing else; each process has its own colour;
+details are grey. Only the URL, the selection and problems are bold. All colours are readable on a dark and on
+a light background.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ QUIET = Style(color="color(102)")
 """The style of details that should not draw attention."""
 
 MAX_ROWS = 4
-"""The rows of one line of output: one line of minified JavaScript must not push out everything else."""
+"""The most rows of one line of output: one line of minified JavaScript must not push out everything else."""
 
-# `Text.wrap` asks it how to justify, which is not asked for.
+# `Text.wrap` consults it about justification, which is not used.
 _CONSOLE = Console(_environ={})
-# Characters that would end a line for some terminals or for rich, or turn round what stands beside the text.
+# Characters that would end a line for some terminals or for rich, or reverse the text beside them.
 _SEPARATORS = re.compile("[\u2028-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:
-    """Make sure that text is one line without control characters; it may have come over the network."""
+    """Make text one line without control characters; it may have come over the network."""
     return _SEPARATORS.sub(" ", clean(text)).replace("\t", " ").replace("\x1b", "")
 
 
@@ -56,7 +56,7 @@ def one_line(text: str) -> str:
 @lru_cache(maxsize=1024)
 def decode(text: str, width: int) -> tuple[Text, ...]:
     """Turn a line of output into rows of at most `width` cells. The result is shared: not to be changed."""
-    # Enough for all rows, even if nearly all of it are colours.
+    # Enough for all rows, even if nearly all of the text is colours.
     text = _SEPARATORS.sub(" ", clean(text[: width * MAX_ROWS * 8]))
     decoded = AnsiDecoder().decode_line(text)
     decoded.rstrip()
@@ -86,12 +86,12 @@ def fit(text: Text, width: int, *, pad: bool = False) -> Text:
     return text
 
 
-# What stands for our own symbols on a terminal that can do ASCII only.
+# Substitutes for our own symbols on a terminal that can do ASCII only.
 _ASCII = str.maketrans("─│●○◌◐◍◑↻✓✗■▸…↑↓←→µ", "-|*o~~!~@+x.>.^v<>u")
 
 
 def to_ascii(text: str) -> str:
-    """Replace what is not ASCII, cell by cell."""
+    """Replace characters outside ASCII, cell by cell."""
     if text.isascii():
         return text
     text = text.translate(_ASCII)
@@ -156,7 +156,7 @@ def tone_of(event: LogEvent) -> Style:
 
 
 def whole_seconds(seconds: float) -> str:
-    """Write a duration that is running: it changes once a second, and so does the screen."""
+    """Write a running duration: it changes once a second, and so does the screen."""
     return f"{max(int(seconds), 0)} s" if seconds < 60 else short_seconds(seconds)
 
 

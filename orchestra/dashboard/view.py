@@ -1,8 +1,8 @@
 """The whole picture: a frame becomes lines of text that fill the screen exactly.
 
-The rows of the screen are shared out here; what matters comes first when they are short: processes, then the
-log, then requests. Child output and what clients send is data, and goes through `text`. Everything is a
-function of the frame: this runs in a worker thread, while the run goes on.
+The rows of the screen are divided here; if they are short, processes come first, then the log, then requests.
+Child output and data from clients go through `text`. Everything is a function of the frame: this runs in a
+worker thread, while the run goes on.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "draw", "layout", "summary"]
 
-# From here on requests stand beside the log: both still get lines of a readable length.
+# From this width on requests stand beside the log: both still get lines of a readable length.
 _WIDE = 140
-# So many processes have a row even where the log then has none.
+# The number of processes that have a row even if the log then has none.
 _ALWAYS_SHOWN = 6
 
 
 class Layout(NamedTuple):
-    """How many rows each part has, from the top down; 0: it is not there.
+    """The rows of each part, from the top down; 0: it is absent.
 
     Attributes:
-        middle: The log, or what stands in its place.
+        middle: The log, or its substitute.
         requests: Below the log.
         is_wide: Requests stand beside the log.
     """
@@ -75,13 +75,13 @@ class Layout(NamedTuple):
 
 
 def layout(frame: Frame) -> Layout:
-    """Share the rows out."""
+    """Divide the rows."""
     height, look = frame.height, frame.look
     space = int(height >= 16)
     keys, error = int(height >= 8), int(frame.error is not None and height >= 8)
     left = height - 1 - error - len(_message(frame)) - keys - 2 * space
     count = len(frame.processes)
-    # With many processes the log keeps a third: it says why something is wrong.
+    # With many processes the log keeps a third: it shows why something is wrong.
     room = min(left, max(left * 2 // 3, left - 8, min(count, _ALWAYS_SHOWN)))
     processes = max(min(room, count + 1), 0)
     if look.hides_processes or look.is_full or look.mode is Mode.HELP:
@@ -103,7 +103,7 @@ def layout(frame: Frame) -> Layout:
 
 
 def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
-    """Draw a frame: exactly as many lines as the screen has; the help says what `keys` do."""
+    """Draw a frame: exactly as many lines as the screen has; the help shows the actions of `keys`."""
     rows = layout(frame)
     empty = [Text()] * rows.space
     lines = [_header(frame), *empty]
@@ -144,7 +144,7 @@ def _exactly(lines: Iterable[Text], height: int) -> list[Text]:
 
 
 def _header(frame: Frame) -> Text:
-    """Draw one row: our name, where to point the browser, and how it all is."""
+    """Draw one row: our name, the address for the browser, and the state of the run."""
     width = frame.width
     symbol, style = LOOK[frame.overall.state]
     state = Text(f"{symbol} {one_line(frame.overall.text)}", style)
@@ -152,7 +152,7 @@ def _header(frame: Frame) -> Text:
     where = Text(one_line(frame.url), ADDRESS + Style(link=frame.url or None))
     title = Text(OURSELVES, STRONG)
     project = Text(f"  {one_line(frame.project)}" if frame.project else "", QUIET)
-    # What has no room is left out, the least important first.
+    # If there is no room, the least important text is left out first.
     for left, right in (
         (Text.assemble(" ", title, project, "  ", where), Text.assemble(counts, state)),
         (Text.assemble(" ", title, "  ", where), Text.assemble(counts, state)),
@@ -176,7 +176,7 @@ def _error(frame: Frame) -> Text:
 
 
 def _message(frame: Frame) -> list[Text]:
-    """Draw what stands above the keys; all of it where there is room: a hint ends with what to do."""
+    """Draw the line above the keys; in full if there is room: a hint ends with the next step."""
     if frame.message is None or frame.height < 4:
         return []
     tone = {"warning": BUSY, "error": BAD}.get(frame.message.level, QUIET)
@@ -206,10 +206,10 @@ def _key(key: str, word: str) -> Text:
 
 
 def summary(model: Model, width: int) -> Iterator[Text]:
-    """Draw what stays on the normal screen when the dashboard has gone: how each process ended, and why.
+    """Draw what stays on the normal screen after the dashboard: how each process ended, and why.
 
-    Of a process that failed, or that ended by itself with all others, its last lines are repeated: the log
-    has gone with the dashboard. Of many, those that were only stopped are counted.
+    For a process that failed, or that ended by itself with all others, its last lines are repeated, because
+    the log has gone with the dashboard. Of many processes, those that were only stopped are counted.
     """
     ended, processes = model.ended, list(model.processes.values())
     if ended is not None:

@@ -1,4 +1,4 @@
-"""What plain output and the dashboard have in common: events in words, durations, and colours by number."""
+"""Shared by plain output and the dashboard: sentences for events, durations, and the colours of processes."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = [
 ]
 
 OURSELVES = "orchestra"
-"""The name before a line that no process has written."""
+"""The name before a line that is not from a process."""
 
 # Numbers of the 256-colour palette, each readable on a white and on a dark background (a test computes the
 # contrast), and none of them the red, green or orange that states are shown in.
 PALETTE = (33, 134, 30, 169, 136, 104, 101, 138)
 
-# The events that `sentence` puts into words.
+# The events that `sentence` covers.
 SENTENCE_KINDS = (RunStarted, StateChanged, UpstreamSwitched, FilesChanged, PlanChanged, Notice, RunEnded)
 
-# A line of blanks and colours alone is not longer.
+# A longer line does not consist of blanks and colours alone.
 _LONGEST_BLANK = 100
 
 
 def sentence(event: Event) -> str:
-    """Put an event into one line of words; empty for what is not worth one."""
+    """Put an event into a sentence; empty if it is not worth one."""
     match event:
         case RunStarted():
             return event.url or ""
@@ -61,7 +61,7 @@ def sentence(event: Event) -> str:
             reason = f": {event.reason}" if event.reason else ""
             return f"ended after {short_seconds(event.duration)}{reason}"
         case PlanChanged():
-            # What is to stop has stopped by now; what is to start does so next.
+            # Processes to be stopped have stopped by now; those to be started follow.
             verbs = {"stopped": event.stopped, "starts": event.started, "restarts": event.restarted}
             done = ", ".join(_follows(names, verb) for verb, names in verbs.items() if names)
             return f"{event.reason or 'the plan'} changed: {done or 'no process is affected'}"
@@ -76,7 +76,7 @@ def sentence(event: Event) -> str:
 def request_line(event: RequestFinished) -> str:
     """Put a request into a line: ``GET /about 200 backend 4 ms``."""
     status = "---" if event.status is None else event.status
-    # What came over the network must not move a cursor.
+    # Text from the network must not move a cursor.
     target = "".join(each for each in event.target if each.isprintable())
     line = f"{event.method} {target} {status} {event.upstream} {short_seconds(event.duration)}"
     held = f", held {short_seconds(event.held)}" if event.held else ""
@@ -91,7 +91,7 @@ def _some(paths: Sequence[str]) -> str:
 
 
 def _follows(names: Sequence[str], verb: str) -> str:
-    """Say what processes do: ``api restarts``, ``api and worker restart``."""
+    """Form a sentence about processes: ``api restarts``, ``api and worker restart``."""
     return f"{_all(names)} {verb if len(names) == 1 else verb.removesuffix('s')}"
 
 
@@ -132,14 +132,14 @@ def _change(event: StateChanged) -> str:
 def is_blank(text: str) -> bool:
     """Whether a line shows nothing.
 
-    On a terminal, Vite clears the screen by as many blank lines as it is high, and others do likewise. What
-    people look at shows one of them; what is kept or passed on, all.
+    On a terminal, Vite clears the screen by as many blank lines as it is high, and others do likewise. People
+    are shown one of them; all are kept and passed on.
     """
     return not text or (len(text) < _LONGEST_BLANK and not without_colours(text).strip())
 
 
 def colour_number(index: int) -> int:
-    """Give the colour of the process at a place of the Procfile: a number of the 256-colour palette."""
+    """Give the colour of the process at a position of the Procfile: a number of the 256-colour palette."""
     return PALETTE[index % len(PALETTE)]
 
 

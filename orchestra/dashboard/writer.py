@@ -1,7 +1,7 @@
-"""Bytes to standard output: in order, in batches, by a worker thread.
+"""Writes bytes to standard output: in order, in batches, by a worker thread.
 
-What is put into the buffer is written in the order in which it came; one batch is on its way while the next
-is collected. Standard output is shared with other programs, so its mode is never changed: it blocks, and a
+The buffer is written in the order in which it was filled; one batch is being written while the next is
+collected. Standard output is shared with other programs, so its mode is never changed: it blocks, and a
 thread waits. If another program made it non-blocking (Node does that to a terminal that it shares), a write
 that would block waits in `poll` instead of failing.
 """
@@ -38,14 +38,14 @@ __all__ = [
 
 # 4 MiB are buffered: one half is being written while the other is filled.
 _BUFFER_LIMIT = 2 * 1024 * 1024
-# What a pipe holds: a larger write would hide that the reader takes something.
+# The size of a pipe: a larger write would hide that the reader makes progress.
 _WRITE_SIZE = 64 * 1024
-# At the end, progress has to be seen in smaller steps: a reader that takes 1 KiB a second is still reading.
+# At the end, progress has to be visible in smaller steps: a reader of 1 KiB a second is still reading.
 _LAST_WRITE_SIZE = 4 * 1024
-# At the end, a reader that has taken nothing for so long is not waited for.
+# Seconds without progress after which a reader is not waited for at the end.
 _STALL_TIMEOUT = 5.0
-# A quiet moment before a small batch is followed by another: a line each way to the worker thread and back
-# would cost more than the line. 5 ms cannot be seen.
+# A small batch waits a moment for more: the way to the worker thread and back would cost more than one line.
+# 5 ms cannot be seen.
 _COALESCE_DELAY = 0.005
 _SMALL_BATCH = 16 * 1024
 
@@ -54,7 +54,7 @@ class Unwritable(OrchestraError):  # noqa: N818 - as below
     """Standard output cannot be written to: a full disk.
 
     Attributes:
-        may_follow_from_signal: Whether a signal says all: the terminal was closed, or Ctrl-C left it stopped.
+        may_follow_from_signal: Whether a signal explains it: the terminal is closed, or stopped by Ctrl-C.
     """
 
     exit_code = 2
@@ -66,7 +66,7 @@ class Unwritable(OrchestraError):  # noqa: N818 - as below
 
 
 class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
-    """The reader of our output has closed it: ``orchestra run | head``. That is no news to the user."""
+    """The reader of our output has closed it: ``orchestra run | head``. It needs no message."""
 
     exit_code = 141
 
@@ -76,17 +76,17 @@ class ReaderGone(OrchestraError):  # noqa: N818 - nothing went wrong
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Turn what fails in a block that writes to standard output into `Unwritable` or `ReaderGone`."""
+    """Turn errors of a block that writes to standard output into `Unwritable` or `ReaderGone`."""
     try:
         yield
     except OSError as exc:
-        # What is still in the buffer would fail once more at exit.
+        # Bytes in the buffer would fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise (ReaderGone() if isinstance(exc, BrokenPipeError) else Unwritable(exc)) from exc
 
 
 class Output(Protocol):
-    """Where lines are printed to, in the end a file descriptor; a `Writer` is one."""
+    """The destination of lines, finally a file descriptor; a `Writer` is one."""
 
     fd: int
 
@@ -97,11 +97,11 @@ class Output(Protocol):
 class Writer:
     """A buffer, and the task that empties it to a file descriptor.
 
-    Error handling: when `run` has ended, for whatever reason, everything that is still put is dropped and
-    nothing waits any more, so that an orderly shutdown never waits for a reader that is gone.
+    Error handling: when `run` has ended, for whatever reason, all further bytes are dropped and nothing waits
+    any more, so that an orderly shutdown never waits for a reader that is gone.
 
     Attributes:
-        error: Why not all is written, if that is so: what `run` raises, if it is not cancelled first.
+        error: Why not everything was written, if so; `run` raises it, if it is not cancelled first.
     """
 
     def __init__(self, fd: int = 1) -> None:
@@ -119,7 +119,7 @@ class Writer:
         return f"<Writer to {self.fd} with {self._pending_bytes} bytes to write>"
 
     def put(self, data: bytes) -> None:
-        """Append to the buffer, whether it is full or not; what must not lose anything waits for room."""
+        """Append to the buffer, even if it is full; callers that must not lose anything wait for room."""
         if self._is_over:
             return
         if not self._pending:
@@ -148,20 +148,20 @@ class Writer:
         raise error
 
     def expect_end(self) -> None:
-        """From now on, drop the rest when the reader makes no progress any more."""
+        """From now on, drop the rest if the reader makes no progress."""
         if not self._is_ending:
             self._is_ending = True
             self._write_scope.deadline = trio.current_time() + _STALL_TIMEOUT
 
     async def aclose(self) -> None:
-        """Wait until all is written, for as long as the reader makes progress."""
+        """Wait until everything is written, for as long as the reader makes progress."""
         self.expect_end()
         while (self._pending or self._is_writing) and not self._is_over:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 
     def give_up(self) -> None:
-        """Drop what has not been written yet, and what is still to come."""
+        """Drop all bytes that have not been written, and all that follow."""
         self._is_over = True
         self._write_scope.cancel()
         self._wake()
@@ -171,7 +171,7 @@ class Writer:
         self._changed = trio.Event()
 
     async def _write_all(self) -> OrchestraError:
-        """Write until that fails; return why."""
+        """Write until that fails; return the error."""
         try:
             while True:
                 while not self._pending:
@@ -208,7 +208,7 @@ class Writer:
                 self.give_up()
 
     async def _cancel_at_hangup(self, scope: trio.CancelScope) -> None:
-        """Notice that the reader has gone, though there is nothing to write just now."""
+        """Notice that the reader has gone while there is nothing to write."""
         if _tells_hangup(self.fd):
             while not _is_hung_up(self.fd):
                 await trio.lowlevel.wait_readable(self.fd)
@@ -227,7 +227,7 @@ def write_some(fd: int, data: bytes | memoryview) -> int:
 
 
 def is_writable(fd: int, *, within: float | None) -> bool:
-    """Wait until something can be written, `None`: for as long as it takes; return whether that came true."""
+    """Wait until something can be written, for ever if `None`; return whether it can."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if within is None else within * 1000))
@@ -249,7 +249,7 @@ def _is_hung_up(fd: int) -> bool:
 
 
 def terminal_size(fd: int) -> tuple[int, int]:
-    """Return the columns and lines of a terminal; 80 by 24 if it does not tell."""
+    """Return the columns and lines of a terminal; 80 by 24 if they are not known."""
     try:
         columns, lines = os.get_terminal_size(fd)
     except OSError:
@@ -261,5 +261,5 @@ def is_in_foreground() -> bool:
     """Whether the terminal is ours."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
-    except OSError:  # no terminal any more: SIGHUP says what follows from that
+    except OSError:  # The terminal is gone: SIGHUP decides what follows.
         return False

@@ -1,9 +1,9 @@
-"""Services -> a compose file, and objects for Kubernetes: they run an image that has the project's folder.
+"""Services -> a compose file, or objects for Kubernetes: both run an image with the project's folder.
 
-The folder is expected at ``/app`` of the image, with all that its commands need. The instances of a process
-are replicas: all of them have the first one's port, in a network of their own.
+The folder is expected at ``/app`` of the image, with everything that its commands need. The instances of a
+process are replicas: all of them have the first one's port, in a network of their own.
 
-Not here: an image; what is asked of it from outside (an ingress).
+Not here: an image; access from outside (an ingress).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["compose", "kubernetes"]
 
 _ROOT = PurePosixPath("/app")
-# In a container, loopback is not enough to be reached: some servers read these.
+# In a container, loopback is not enough to be reached: some servers read these variables.
 _LISTEN = {"HOST": "0.0.0.0", "UVICORN_HOST": "0.0.0.0", "FLASK_RUN_HOST": "0.0.0.0"}  # noqa: S104 - of a container
-# Seconds between two questions, and failures in a row that make a process unhealthy: as in a run.
+# Seconds between two probes, and failures in a row that make a process unhealthy: as in a run.
 _PERIOD, _FAILURES = 2, 3
 _LOOPBACK = re.compile(r"\b(127\.0\.0\.1|localhost)\b")
 
@@ -132,7 +132,7 @@ def _condition(awaited: Service, condition: Condition) -> str:
 
 
 def _dollars(value: Value) -> Value:
-    """Have compose replace nothing: it would look a variable up where it is read."""
+    """Prevent compose from expanding variables: it would look them up where it is run."""
     if isinstance(value, dict):
         return {key: each if key == "#" else _dollars(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -144,7 +144,7 @@ def _dollars(value: Value) -> Value:
 
 
 def kubernetes(services: Sequence[Service], target: Target) -> dict[str, str]:
-    """Give ``kubernetes.yaml``: Deployments, Jobs for tasks, and a Service for what listens."""
+    """Give ``kubernetes.yaml``: Deployments, Jobs for tasks, and Services for listening processes."""
     head = [
         *target.remarks,
         f"Build the image {target.image} with the project in {_ROOT}. All but a Job is started again",
@@ -216,7 +216,7 @@ def _network(service: Service, hosts: Mapping[str, str], target: Target) -> Mapp
 def _init_containers(
     service: Service, services: Sequence[Service], hosts: Mapping[str, str], target: Target
 ) -> tuple[list[Value], list[str]]:
-    """Give the containers that wait for others, and what cannot be waited for."""
+    """Give the containers that wait for others, and the names of those that cannot be waited for."""
     by_name = {each.name: each for each in services}
     found: list[Value] = []
     notes = []

@@ -1,9 +1,9 @@
 """``orchestra export KIND DIR``: reads a plan, has it rendered, and writes the files into a folder.
 
-A file that begins with our first line is replaced, and removed if it is not needed any more; another one is
+A file that begins with our first line is replaced, and removed if it is not needed any more; other files are
 never touched.
 
-Not here: what is in the files.
+Not here: the contents of the files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "Target", "export"]
 
 ENGINES = ("systemd", "supervisord", "compose", "kubernetes")
-# What commands need of this machine's environment, on another machine, too.
+# Variables of this machine's environment that commands need on another machine, too.
 _SYSTEM = ("PATH", "HOME", "LANG")
 
 
@@ -47,15 +47,15 @@ _OTHERWISE = {
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """Where and as what a plan is exported.
+    """The name, user and folder of an export.
 
     Attributes:
-        name: What the files, units and objects are called after.
-        user: What it runs as; empty: the engine's own choice.
-        has_build: Whether the project says how the image of containers is built.
+        name: The base of the names of files, units and objects.
+        user: The user of the processes; empty: the engine's own choice.
+        has_build: Whether the project has a file that builds the image.
         env_names: The variables in the env files that there are.
         address: Host and port of the proxy in a run.
-        remarks: What stands at the top.
+        remarks: Comments at the top.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """The name as compose and Kubernetes take one."""
+        """The name in the form that compose and Kubernetes accept."""
         return re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-") or "app"
 
 
@@ -89,17 +89,17 @@ def export(
     name: str | None = None,
     image: str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Write the files for an engine, one of `ENGINES`, into a folder, which is made if it is not there.
+    """Write the files for an engine, one of `ENGINES`, into a folder, which is made if it does not exist.
 
-    What is named by `only` is exported in any case. What runs has this `user`; ``None``: of systemd, the
-    current one, else the engine's own choice. Files, units and objects are called after `name`, by default
-    the project's folder, and so is the image.
+    Processes named in `only` are exported in any case. They run as this `user`; ``None`` is the current one
+    for systemd, otherwise the engine's own choice. Files, units, objects and the image are called after
+    `name`, by default the project's folder.
 
     Returns:
-        What was written, and what the user should be told.
+        The written files, and messages for the user.
 
     Raises:
-        OrchestraError: The plan is wrong, or a file is there that is not ours.
+        OrchestraError: The plan is not valid, or a file in the way is not ours.
     """
     if kind == "kubernetes" and user is not None and not user.isdecimal():
         raise ConfigError(f"--user {user}: Kubernetes takes a number", hint="`id -u NAME` gives it.")

@@ -1,10 +1,10 @@
-"""A plan -> the services that an engine is to run: what each has of its own, and how others wait for it.
+"""A plan -> the services that an engine is to run: what each consists of, and how others wait for it.
 
-The instances of a process are one service with several members. Vite's development server is none, unless it
-was asked for by name: in production its files are built. A question is a command that ends with 0 if a check
-is passed; it needs a Python, nothing of orchestra.
+The instances of a process are one service with several members. Vite's development server is not a service,
+unless it was named on the command line: in production its files are built. A readiness check becomes a
+command that ends with 0 when the check passes; it needs a Python, but not orchestra.
 
-Not here: the words of any engine.
+Not here: the syntax of any engine.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "address_variables", "ordered", "program_of", "question_of", "services_of"]
 
-# The last command of a list, if nothing in it is more than words: then the shell can become that command.
+# The last command of a list of simple commands, which the shell can be replaced by.
 _LAST = re.compile(r"""((?:[^'"]|'[^']*'|"[^"]*")*(?:&&|;))?\s*((?:\w+=\S*\s+)*)(\S.*)""")
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
 _COMPOUND = re.compile(r"[|(){}`\n]|(?<!&)&(?!&)")
-# Keywords, and builtins that are no programs.
+# Keywords, and builtins that are not programs.
 _NOT_PROGRAMS = frozenset(
     {"!", ".", ":", "case", "cd", "exec", "exit", "export", "for", "if", "set", "source", "unset", "until"}
     | {"do", "done", "eval", "fi", "esac", "then", "wait", "while"}
@@ -46,11 +46,11 @@ class Service(Struct, frozen=True, kw_only=True):
 
     Attributes:
         members: Its instances; a single one has its name.
-        variables: Their environments without what the system and the env files give, in the same order.
-        port: Where the first one listens; ``None``: nothing is known to ask it for anything.
-        depends_on: What it waits for, instances taken together.
+        variables: Their environments without variables of the system and the env files, in the same order.
+        port: The port of the first one; ``None`` if it is not known to listen.
+        depends_on: The services that it waits for.
         is_task: Whether others wait until it has completed.
-        notes: What has no counterpart in any engine, or is not for production.
+        notes: Features without a counterpart in any engine, or not for production.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Service(Struct, frozen=True, kw_only=True):
 
     @property
     def process(self) -> ProcessPlan:
-        """What its members have in common is read from the first one."""
+        """Common values of its members are read from the first one."""
         return self.members[0]
 
     @property
     def restart(self) -> Restart:
-        """When it is started again: a backend that may be is, however it ends."""
+        """When it is started again: a backend with any restart policy is, however it ends."""
         restart, is_backend = self.process.restart, self.process.role is Role.BACKEND
         return Restart.ALWAYS if is_backend and restart is not Restart.NEVER else restart
 
@@ -82,9 +82,9 @@ class Service(Struct, frozen=True, kw_only=True):
 def services_of(
     plan: Plan, *, asked: Sequence[str], system: Mapping[str, str], env_file: Mapping[str, str]
 ) -> tuple[list[Service], list[str]]:
-    """Give the services of a plan, and the names of processes that are none.
+    """Give the services of a plan, and the names of processes that are not services.
 
-    `system` is the environment that the plan was made with; `asked` was asked for by name.
+    `system` is the environment that the plan was made with; `asked` are the processes named by the user.
     """
     left_out = {
         each.name for each in plan.processes if each.vite_folder and base_name(each.name) not in asked
@@ -165,7 +165,7 @@ def _notes(process: ProcessPlan) -> Iterable[str]:
 
 
 def program_of(process: ProcessPlan, *, host: str) -> str:
-    """Give the command for ``/bin/sh -c``, which becomes it where it can; applications listen on `host`."""
+    """Give a command for ``/bin/sh -c``, which `exec`s it if it can; applications listen on `host`."""
     if process.app is not None:
         grace = f"--graceful-timeout {max(process.stop_timeout - 1, 0):g}"
         return f"exec hypercorn --bind {host}:$PORT {grace} {shlex.quote(process.app)}"
@@ -179,9 +179,10 @@ def program_of(process: ProcessPlan, *, host: str) -> str:
 
 
 def question_of(service: Service, *, host: str = "127.0.0.1", member: int = 0, own: bool = True) -> str:
-    """Give a command that ends with 0 if a member is ready, as far as a command can tell; or nothing.
+    """Give a command that ends with 0 if a member is ready, as far as a command can check it; or none.
 
-    `own` says whether what asks has its folder, environment and programs; to that it is at `host`.
+    `own` says whether the command has the member's folder, environment and programs; it reaches the member at
+    `host`.
     """
     port = service.port
     if port is not None and len(service.members) > 1:
@@ -227,7 +228,7 @@ def _answers(check: HttpCheck, host: str, port: int | None, scheme: str) -> str:
 
 
 def address_variables(service: Service, hosts: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables of its first member where services are on other machines, as `hosts` calls them."""
+    """Give the variables of its first member for services on other machines, which `hosts` names."""
     found = {name: text for name, text in service.variables[0].items() if name not in ("PATH", "VIRTUAL_ENV")}
     for name, host in hosts.items():
         prefix = sibling_prefix(name)

@@ -1,7 +1,7 @@
-"""Services -> what systemd and supervisord read: they run the project's folder as it stands, on this machine.
+"""Services -> files for systemd and supervisord, which run the project's folder in place, on this machine.
 
-Each instance is a unit, or a program, of its own. A unit is up when its readiness checks are passed, so
-systemd's own order is enough; supervisord has none, and there a program waits by itself for those that it
+Each instance is a unit, or a program, of its own. A unit is up when its readiness checks have passed, so
+systemd's own order is enough; supervisord has no order, so there a program itself waits for those that it
 depends on.
 
 Not here: containers; writing files.
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["supervisord", "systemd"]
 
-# Seconds between two questions.
+# Seconds between two probes.
 _PAUSE = "0.5"
-# What can stand between two double quotes in supervisord's `environment`.
+# Characters that can stand between two double quotes in supervisord's `environment`.
 _SIMPLE = re.compile(r"""(?:(?!\s[;#]|%\(here\)s)[^"'\\\n])*""")
 
 
@@ -112,7 +112,7 @@ def _systemd_service(service: Service, process: ProcessPlan, index: int, target:
         yield f"Environment={_quoted(f'{name}={text}')}"
     for file in target.env_files:
         yield f"EnvironmentFile={_percent(str(file))}"
-    # There, an env file beats what is set here.
+    # There, an env file beats the values that are set here.
     stronger = {name: text for name, text in variables.items() if name in target.env_names}
     script = "; ".join([*_exports(stronger), program_of(process, host="127.0.0.1")])
     yield f"ExecStart={_shell(script)}"
@@ -201,7 +201,7 @@ def _program(
 ) -> Iterator[str]:
     variables = service.variables[index]
     simple = {name: text for name, text in variables.items() if _SIMPLE.fullmatch(text)}
-    # There is no setting for env files, and they are read later than what is set here.
+    # There is no setting for env files, and they are read after the values that are set here.
     before = [f"set -a; . {shlex.quote(str(file))}; set +a" for file in target.env_files]
     before += _exports(
         {name: text for name, text in variables.items() if name not in simple or name in target.env_names}
@@ -239,6 +239,6 @@ def _program(
 
 
 def _escaped(text: str) -> str:
-    """Have supervisord read a quoted value as it is: no expansion, no comment within, no end of line."""
-    # It looks for %(here)s without regard to %%.
+    """Escape a quoted value for supervisord: no expansion, no comment within, no end of line."""
+    # supervisord replaces %(here)s first, even after a second %.
     return re.sub(r"(?<=\s)(?=[;#])|(?<=%)(?=\(here\)s)", "''", _percent(text)).replace("\n", "\n  ")

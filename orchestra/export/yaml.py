@@ -1,6 +1,6 @@
-"""Mappings, lists and scalars -> YAML as people write it. Reading it is not needed, and so no library is.
+"""Mappings, lists and scalars -> YAML as people write it. Nothing reads YAML here, so no library is needed.
 
-The key ``#`` of a mapping has comments that stand above the rest.
+The key ``#`` of a mapping holds comments that stand above the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Value", "render"]
 
 Value: TypeAlias = "Mapping[str, Value] | Sequence[Value] | str | int | bool"
 
-# What no version of YAML takes for anything but a string.
+# Text that no version of YAML takes for anything but a string.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z/][A-Za-z0-9_./-]*", re.IGNORECASE)
 
 

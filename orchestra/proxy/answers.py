@@ -1,10 +1,10 @@
-"""What orchestra says itself: refusals, loops, a backend that is not there.
+"""Answers of orchestra itself: refusals, loops, errors of upstreams.
 
-One `Message`, three forms, by what the caller reads: a small page that needs nothing else (no script, no
-other file, dark and light), JSON, or plain text. All that comes from outside is escaped. None of it is ever
-cached; what may be different in a second says so (``Retry-After``), and its page looks again by itself.
+One `Message` has three forms, chosen by what the client accepts: a small page without scripts or other files
+(dark and light), JSON, or plain text. All data from outside is escaped. No answer is cached. An error that
+may be over in a second has ``Retry-After``, and its page retries by itself.
 
-Not here: a decision that an answer is due.
+Not here: the decision to answer.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["Message", "explain", "own", "render"]
 
 _OWN = "orchestra's own path"
-# What answers of a status have beside what all have: when to ask again, and in which words (RFC 6455 4.4).
+# Additional headers by status: when to retry, and the protocol version (RFC 6455 4.4).
 _HEADERS: dict[int, Headers] = {502: [(b"Retry-After", b"1")], 426: [(b"Sec-WebSocket-Version", b"13")]}
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """Something that orchestra has to say.
+    """A message of orchestra to a client.
 
     Attributes:
-        title: In few words: what is the matter.
-        text: In a sentence: the thing and the cause.
+        title: The problem in a few words.
+        text: A sentence that names the thing and the cause.
         hint: The next step; may be empty.
         tail: A process's last lines of output, oldest first.
-        reason: Why, in words for the dashboard, if the title does not say it.
-        is_followed: Pages with a script are told when the backend is ready, which is what this waits for.
+        reason: The reason for the dashboard, if it differs from the title.
+        is_followed: Whether the page waits for the backend: with a script it learns when that is ready.
     """
 
     status: int
@@ -56,9 +56,9 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> Message:
-    """Say why there is no answer, or why a request is refused.
+    """Explain why there is no answer, or why a request is refused.
 
-    A client on this machine `is_told_all`: also what a process has written, of which the cause is a part.
+    A client on this machine (`is_told_all`) also gets output of a process, which includes the cause.
     """
     text = f"{error}."
     if isinstance(error, BadMessage):
@@ -91,13 +91,13 @@ def own(head: RequestHead) -> Message:
 
 
 def render(message: Message, head: RequestHead | None, *, tag: str = "") -> tuple[ResponseHead, bytes]:
-    """Put `message` into a form that the caller reads; pages get a script's `tag`.
+    """Put `message` into a form that the client reads; pages get a script's `tag`.
 
-    Without a `head` the request could not be read: it gets text.
+    Without a `head` the request could not be read: the answer is plain text.
     """
     accepted = b"" if head is None else head.values.get(b"accept", b"").lower()
     if head is not None and b"text/html" in accepted and (is_navigation(head) or is_for_a_window(head)):
-        # To look again would send a form a second time, which was not asked for.
+        # A retry would send a form a second time, which the user has not requested.
         looks_again = message.status == 502 and head.method in (b"GET", b"HEAD")
         media_type, body = b"text/html; charset=utf-8", _page(message, tag, looks_again=looks_again)
     elif b"json" in accepted:

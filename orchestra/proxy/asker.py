@@ -1,14 +1,13 @@
 """Sends one request to upstreams, waits until they are ready, and sends it again where that is allowed.
 
-`Asker.prepare_again` says which requests are retried. An upstream sees an orderly end of its connection,
-unless the client itself has reset its own: servers were seen to end at a reset.
+`Asker.prepare_again` says which requests are retried. A connection to an upstream is closed in an orderly
+way, unless the client has reset its own: some servers exit at a reset.
 
-A body (`Upload`) has two parts: what was read of it, which is kept as long as it is small enough, and what is
-still to come. To begin with an upstream means to send all that is kept at once, together with the request's
-head; the rest is passed on as it comes, by a task of its own, since the answer may come first. To begin again
-with another upstream is the same thing: stop the task, send what is kept, go on. So a body that is still
-being sent can be sent to two, and one that the client holds back (``Expect: 100-continue``) can be asked for
-by the second.
+A body (`Upload`) has two parts: the bytes that were read, which are kept as long as they are few enough, and
+the rest. To begin with an upstream, all kept bytes are sent at once, together with the request's head; a task
+passes the rest on as it comes, since the answer may come first. Changing to another upstream is the same:
+stop the task, send the kept bytes, go on. So a body that is still arriving can be sent to two upstreams, and
+one that the client holds back (``Expect: 100-continue``) can be requested by the second.
 
 Not here: which upstream is asked (`route`), what the client gets (`exchange`).
 """
@@ -44,9 +43,9 @@ __all__ = ["Asker", "Reply", "Upload"]
 # Idempotent methods (RFC 9110 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
-# Seconds that the frontend may take to accept a WebSocket of which nothing says that it has one.
+# Seconds for the frontend to accept a WebSocket that it may not have.
 GUESS_TIMEOUT = 1.0
-# 1xx that may come at once: more is a mistake, and would keep everything else from its turn.
+# 1xx that may arrive at once: more is a mistake, and would block all other work.
 _MAX_INFORMATIONAL = 100
 
 
@@ -54,9 +53,9 @@ class Reply(Struct, eq=False):
     """An upstream's answer.
 
     Attributes:
-        head: As it was, or with what `Pages` has changed.
-        body: May still be on its way over `connection`.
-        read: What was read of it, as the client gets it.
+        head: As received, or as `Pages` has changed it.
+        body: The body; it may still be arriving over `connection`.
+        read: The bytes of the body so far, as the client gets them.
     """
 
     side: UpstreamName
@@ -67,16 +66,16 @@ class Reply(Struct, eq=False):
 
 
 class Asker:
-    """Asks upstreams on behalf of one request.
+    """Sends one request to upstreams.
 
     Attributes:
         upload: The request's body; ``None`` without one.
-        side: The upstream that is asked; ``None`` before that.
+        side: The upstream that was asked; ``None`` before that.
         connection: The connection to the current upstream, if there is one.
         reply: The newest answer.
-        kept: An answer that was kept while another upstream was asked.
+        kept: The first answer, while another upstream is asked.
         was_ended_early: `end_early` was called.
-        is_upgrade: It asks for a WebSocket.
+        is_upgrade: The request is for a WebSocket.
     """
 
     def __init__(self, shared: Shared, client: ClientConnection, head: RequestHead, record: Record) -> None:
@@ -99,7 +98,7 @@ class Asker:
             self.upload = Upload(client, limit, start_soon=shared.start_soon)
 
     def ask_now(self, upstream: Upstream) -> bool:
-        """Send the request over an idle connection, if that is all it takes; else it is for `ask`."""
+        """Send the request over an idle connection, if one is available; otherwise `ask` has to."""
         if self.upload is not None:
             self.upload.read()
         connection = upstream.take(self._shared.now) if self._may_reuse() else None
@@ -109,7 +108,7 @@ class Asker:
         return self.upload is not None or not connection.unsent
 
     async def ask(self, upstream: Upstream) -> None:
-        """Send the request to `upstream` as soon as that can be asked; `Unavailable`: it cannot."""
+        """Send the request to `upstream` as soon as it is ready; `Unavailable`: it will not be."""
         connection = self.connection
         if connection is None:
             connection = await upstream.connect(self._record, self._shared.now, fresh=not self._may_reuse())
@@ -135,7 +134,7 @@ class Asker:
             self.upload.begin(connection, data)
 
     def hear(self) -> ResponseHead | None:
-        """Take the head of the final answer as soon as it is here; 1xx are passed on."""
+        """Take the head of the final answer if it has arrived; 1xx are passed on."""
         connection = self.connection
         assert connection is not None  # noqa: S101 - it was asked
         for _ in range(_MAX_INFORMATIONAL):
@@ -146,7 +145,7 @@ class Asker:
                 head, pages, side = answer, self._shared.pages, connection.upstream.gate.side
                 if self._asked is not None and pages is not None:
                     head, connection.body = pages.change(self._head, answer, connection.body, side)
-                # What follows a 101 is no body.
+                # The bytes after a 101 are not a body.
                 read = b"" if answer.status == 101 else connection.take()
                 self.reply = Reply(side, connection, head, connection.body, read)
                 return answer
@@ -157,12 +156,12 @@ class Asker:
         raise BadResponse(f"the upstream sent {_MAX_INFORMATIONAL} informational answers at once")
 
     async def prepare_again(self, fault: UpstreamError | BadMessage) -> None:
-        """Get ready to send the request again, or raise `fault`.
+        """Prepare to send the request again, or raise `fault`.
 
-        It may be sent again if its connection broke before the first byte of an answer, it is idempotent
-        (RFC 9110 9.2.2), and all of it is still at hand: over each connection that had been idle (it may have
-        been closing), and once over a fresh one. A request that is not idempotent is never sent over a
-        connection that has been idle.
+        It may be sent again if its connection broke before the first byte of an answer, it is idempotent (RFC
+        9110 9.2.2), and its body can be sent again: over each connection that had been idle (it may have been
+        closing), and once over a fresh one. A request that is not idempotent is never sent over a connection
+        that has been idle.
         """
         connection = self.connection
         self.release()
@@ -172,10 +171,10 @@ class Asker:
         if fault.has_begun or not self._may_repeat():
             raise fault
         if connection.is_reused and not connection.is_stale():
-            # Each turn uses up one idle connection; the last turn is one with a fresh one.
+            # Each turn uses up one idle connection; the last turn uses a fresh one.
             return
         await upstream.wait_for_report(connection)
-        # A request that crashes its upstream is sent twice at most; not every crash is its fault.
+        # A request that crashes its upstream is sent at most twice; not every crash is its fault.
         is_suspect = not (upstream.gate.is_stopping(connection.endpoint.process) or self.was_ended_early)
         if is_suspect and self._victim is upstream:
             raise fault
@@ -187,8 +186,8 @@ class Asker:
     async def shake_hands(self, upstream: Upstream, *, is_guess: bool) -> Reply:
         """Pass a WebSocket's handshake on, over a fresh connection; a 101 is checked.
 
-        `UpstreamError`: there is no answer in time, or not a valid one. That there is such a WebSocket may be
-        a guess; then it is `BadMessage`, as Vite never answers where there is none.
+        `UpstreamError`: there is no valid answer in time. If it `is_guess` that the frontend has the
+        WebSocket, the timeout is a `BadMessage`, as Vite never answers for one that it does not have.
         """
         self.is_upgrade = True
         await self.ask(upstream)
@@ -218,7 +217,7 @@ class Asker:
             self.connection.close()
 
     def release(self) -> None:
-        """Part with the connection to the upstream; it may serve again if all was said on it."""
+        """Give up the connection to the upstream; it may be reused if the exchange was complete."""
         connection = self.connection
         if connection is None:
             return
@@ -230,11 +229,11 @@ class Asker:
         elif self._client.was_reset and not self.is_upgrade:
             connection.abort()
         else:
-            # Nor is an upgrade that was not claimed ever reset: that ends Vite.
+            # An unclaimed upgrade is never reset either: that ends Vite.
             connection.close()
 
     def keep(self) -> Kept:
-        """Keep the newest answer, to make room for another one, as far as it is here."""
+        """Keep the newest answer, as far as it has arrived, while another upstream is asked."""
         reply = self.reply
         assert reply is not None  # noqa: S101 - the route has judged it
         body = reply.body
@@ -250,11 +249,11 @@ class Asker:
         return Kept.DONE if self.upload is None or self.upload.can_begin else Kept.BODY_TOO_LONG
 
     def discard(self) -> None:
-        """Forget the newest answer; its connection may serve again if all of it is here."""
+        """Drop the newest answer; its connection may be reused if the answer is complete."""
         reply, self.reply = self.reply, None
         with suppress(UpstreamError):
             if reply is not None and not reply.body.is_complete:
-                # Vite sends its page in one piece, if perhaps not in the one that its head was in.
+                # Vite sends its page in one piece, but perhaps after its head.
                 reply.connection.take_more()
         self.release()
 
@@ -263,7 +262,7 @@ class Upload:
     """The body of one request; up to `limit` bytes of it are kept, and of a longer one nothing.
 
     Attributes:
-        fault: Why it cannot be sent to its end.
+        fault: The error that prevents sending all of it.
     """
 
     def __init__(self, client: ClientConnection, limit: int, *, start_soon: Callable[..., object]) -> None:
@@ -278,15 +277,15 @@ class Upload:
 
     @property
     def can_begin(self) -> bool:
-        """Whether it can be sent from its first byte on."""
+        """Whether it can be sent from its first byte."""
         return not self._has_begun or self._body.size <= self._limit
 
     def read(self) -> None:
-        """Read what was received already; `BadMessage` if it is not framed as its head said."""
+        """Read the bytes that were received; `BadMessage` if it is not framed as its head says."""
         self._keep(self._client.take())
 
     def begin(self, upstream: UpstreamConnection, head: bytes) -> None:
-        """Send a head and what is kept, then the rest as it comes; `can_begin` has to be true."""
+        """Send a head and the kept bytes, then the rest as it arrives; `can_begin` has to be true."""
         upstream.write(b"".join([head, *self._kept]))
         self._has_begun = True
         self._keep(b"")
@@ -299,19 +298,19 @@ class Upload:
         self._sending.cancel()
 
     async def _send_rest(self, upstream: UpstreamConnection, scope: trio.CancelScope) -> None:
-        """Send what is still to come; if the upstream stops reading, its answer says why."""
+        """Send the rest of the body; if the upstream stops reading, its answer gives the reason."""
         try:
-            # That the client has left is told to its connection, which knows whether it was a reset.
+            # Its connection notices that the client has left, and whether by a reset.
             with suppress(UpstreamGone, ClientGone), scope:
                 await upstream.drain()
                 while not self._body.is_complete:
                     await self._client.wait()
-                    # A task that was woken already is not cancelled before it waits again.
+                    # A task that was woken already is only cancelled when it waits again.
                     if scope.cancel_called:
                         return
                     piece = self._client.take_more()
                     if piece:
-                        # Noted before it is sent: if it is stopped while sending, nothing is lost.
+                        # Counted before it is sent: if the task is stopped while sending, nothing is lost.
                         self._keep(piece)
                         await upstream.send(piece)
         except Exception as exc:  # noqa: BLE001 - the exchange raises it, which waits for the upstream

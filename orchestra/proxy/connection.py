@@ -1,13 +1,13 @@
 """HTTP/1.1 over a transport: a client's connection, where we are the server, and one to an upstream.
 
-Strategy. A connection owns what was received and not read yet, and what was written and not sent yet. It
-splits each head off, has it read (`head`), and hands what follows to the reader of the body (`framing`).
-What is called ``take`` never waits: it returns ``None`` if what it is for has not arrived, and `wait` waits
-for more. So a caller is free to be a task or not.
+Strategy. A connection owns the bytes that were received but not read, and those that were written but not
+sent. It splits each head off, has it read (`head`), and passes the bytes that follow to the reader of the
+body (`framing`). A method called ``take`` never waits: it returns ``None`` if its data has not arrived, and
+`wait` waits for more. So callers may be tasks or plain functions.
 
 Error handling: here errors of the system and of trio get their meaning. `ClientGone`: there is no client to
 answer. `BadMessage`: the client sent something illegal. `UpstreamGone` and `BadResponse`: both are an
-`UpstreamError`, the client is told 502. After any of them a connection can only be closed.
+`UpstreamError`, and the client gets a 502. After any of them a connection can only be closed.
 
 Not here: tasks, time limits, decisions about what is sent.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BadResponse", "ClientConnection", "ClientGone", "Endpoint", "UpstreamConnection", "UpstreamGone"]
 
-# Until its head is read, a message is not complete.
+# A message is incomplete until its head was read.
 _UNREAD = Body()
 _BROKEN = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -47,7 +47,7 @@ class UpstreamGone(UpstreamError):  # noqa: N818 - the error is its base's name
     """The upstream closed the connection, or we did, before the exchange was over.
 
     Attributes:
-        has_begun: Some bytes of an answer had come.
+        has_begun: Some bytes of an answer had arrived.
     """
 
     def __init__(self, message: str, *, has_begun: bool) -> None:
@@ -56,28 +56,28 @@ class UpstreamGone(UpstreamError):  # noqa: N818 - the error is its base's name
 
 
 class BadResponse(UpstreamError):  # noqa: N818 - as above
-    """The upstream's answer is no HTTP that may be passed on."""
+    """The upstream's answer is not HTTP that may be passed on."""
 
 
 class Endpoint(Struct, frozen=True):
-    """What is asked: an address, and the process there if it is one of this run."""
+    """A server: an address, and the process there if it belongs to this run."""
 
     process: str | None
     address: Address
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return self.process or self.address.url
 
 
 class _Connection:
-    """What both kinds have.
+    """The common parts of both kinds.
 
     Attributes:
-        body: That is read from it.
-        unread: What was received and is not read yet.
-        unsent: What was written and could not be sent at once.
+        body: The body that is being read.
+        unread: Bytes that were received and not read.
+        unsent: Bytes that were written and not sent.
     """
 
     _what = "request"
@@ -98,7 +98,7 @@ class _Connection:
         return fault
 
     def write(self, data: bytes) -> None:
-        """Send bytes, as far as that needs no waiting; `drain` sends the rest, or says that it cannot."""
+        """Send bytes, as far as possible without waiting; `drain` sends the rest, or raises the error."""
         if self.unsent:
             self.unsent = b"".join([self.unsent, data])
             return
@@ -107,11 +107,11 @@ class _Connection:
         except _BROKEN:
             sent = 0
         if sent < len(data):
-            # Without a copy: it may be most of a MiB.
+            # Without a copy: it may be nearly 1 MiB.
             self.unsent = memoryview(data)[sent:]
 
     async def drain(self) -> None:
-        """Wait until everything is sent that was written."""
+        """Wait until all written bytes are sent."""
         if self.unsent:
             try:
                 await self.transport.send_all(self.unsent)
@@ -124,7 +124,7 @@ class _Connection:
         await self.drain()
 
     async def wait(self) -> None:
-        """Wait until something can be taken."""
+        """Wait until more can be taken."""
         if self.transport.has_input():
             await trio.lowlevel.checkpoint()
         else:
@@ -133,7 +133,7 @@ class _Connection:
             await has_input.wait()
 
     def take_raw(self) -> bytes | None:
-        """Take bytes as they are, after a 101: those that came with the handshake first; ``b""``: the end."""
+        """Take bytes as they are, after a 101: first those that came with the handshake; ``b""``: the end."""
         if self.unread:
             data, self.unread = self.unread, b""
             return data
@@ -168,9 +168,9 @@ class _Connection:
         return buffer[:end]
 
     def take(self) -> bytes:
-        """Return what the receiver gets of the body's bytes that were received already.
+        """Return what the receiver gets of the received bytes of the body.
 
-        It may not be framed as its head said: `BadMessage` from a client, `BadResponse` from an upstream.
+        If it is not framed as its head says: `BadMessage` from a client, `BadResponse` from an upstream.
         """
         buffer, body = self.unread, self.body
         if body.is_complete or not (buffer or body.needs_no_bytes):
@@ -222,9 +222,9 @@ class ClientConnection(_Connection):
     def take_request(self) -> RequestHead | None:
         """Take the head of the next request.
 
-        One empty line before it is no part of it (RFC 9112 2.2: old clients send one after a body).
-        `BadMessage`: it is illegal, the connection can only be answered and closed; `ClientGone`: it will
-        never be complete.
+        One empty line before it is ignored (RFC 9112 2.2: old clients send one after a body). `BadMessage`:
+        it is illegal, the connection can only be answered and closed; `ClientGone`: it will never be
+        complete.
         """
         self.body = _UNREAD
         raw = self._take_head()
@@ -245,7 +245,7 @@ class ClientConnection(_Connection):
         return head
 
     async def read_off(self) -> None:
-        """Drop what comes until the end: a close with bytes unread is a reset, which destroys our answer."""
+        """Read and drop bytes to the end: a close with unread bytes is a reset, and destroys our answer."""
         while self.take_raw() != b"":
             await self.wait()
 
@@ -258,8 +258,8 @@ class UpstreamConnection(_Connection):
     """A connection to an upstream, at one of its endpoints.
 
     Attributes:
-        is_reused: It has been idle, so the upstream may have closed it without our knowing.
-        since: When it was used last.
+        is_reused: It has been idle, so the upstream may have closed it already.
+        since: The time of its last use.
     """
 
     _what = "answer"
@@ -283,7 +283,7 @@ class UpstreamConnection(_Connection):
         return BadResponse(f"{self.endpoint.name}: bad answer: {fault}")
 
     def rest(self, now: float) -> None:
-        """It is idle until another request begins."""
+        """Become idle until another request begins."""
         self.since, self.body, self.is_reused, self._has_begun = now, _UNREAD, True, False
 
     def take_head(self, request: RequestHead) -> ResponseHead | None:
@@ -298,7 +298,7 @@ class UpstreamConnection(_Connection):
             raise self._bad(exc) from exc
         if head.status >= 200:
             self.body = answer_body(head, request)
-            # Servers were seen to send a stream's body to HEAD, and to answer nothing else until its end.
+            # Some servers send a stream's body in answer to HEAD, and answer nothing else until its end.
             may_stream_on = request.method == b"HEAD" and head.length is None
             self._keeps_alive = keeps_alive(head) and not may_stream_on
         return head
@@ -311,9 +311,9 @@ class UpstreamConnection(_Connection):
         return end
 
     def is_stale(self) -> bool:
-        """Whether it is to an endpoint that is not asked any more: its process has ended or is about to."""
+        """Whether its endpoint is out of use: its process has ended or is about to."""
         return self.endpoint is not self.upstream.gate.endpoint
 
     def is_reusable(self) -> bool:
-        """Whether all was sent and the answer is complete, with nothing left over, and another may follow."""
+        """Whether all was sent, the answer is complete without excess bytes, and another may follow."""
         return self._keeps_alive and self.body.is_complete and not self.unread and not self.unsent

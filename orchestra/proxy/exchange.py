@@ -1,26 +1,26 @@
-"""One client's connection: requests and answers, one after the other, and what becomes of each request.
+"""One client's connection: its requests, one after the other, and the answer to each.
 
 Strategy. Each connection has a task, but ordinary requests are served while it sleeps: when bytes arrive,
 plain functions read a request, ask an upstream, and pass its answer on (`Exchange.advance`). Most requests
-never have to wait for anything but their upstream: an idle connection is at hand, and the client takes what
-it gets. To wake a task twice a request would cost more than all of that. The task is woken for what may have
-to wait for something else (`Exchange.run`): an upstream that is not ready, a client that does not read, a
-WebSocket. Then the functions go on.
+only wait for their upstream: an idle connection is available, and the client reads what it gets. Waking a
+task twice a request would cost more than all of that. The task is woken for anything else that may have to
+wait (`Exchange.run`): an upstream that is not ready, a client that does not read, a WebSocket. Then the
+functions go on.
 
-An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` does what concerns
-upstreams. Bodies stream: what has arrived is sent before more is awaited, and a send that waits is all the
-flow control there is. Only a request whose body is still on its way needs a second task. An incomplete answer
-must not look complete: if its upstream ends in the middle, the client's connection is reset.
+An `Exchange` carries out the steps of its `Route`, one after the other; its `Asker` handles upstreams. Bodies
+stream: what has arrived is sent before more is awaited, and waiting for a send is the only flow control. A
+second task is needed only for a request whose body is still arriving. An incomplete answer must not look
+complete: if its upstream ends in the middle, the client's connection is reset.
 
-All limits of time are one number, the `deadline`, which the server looks at: a cancel scope for every
-operation would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
+All time limits are one number, the `deadline`, which the server checks: a cancel scope for every operation
+would cost more than parsing does. When the client leaves, the connection's scope is cancelled, with
 everything that was done for it. Whatever is raised, connections to upstreams are either given back or closed
 on the way out, at once and without waiting. An upstream sees an orderly end, unless the client itself has
 reset its connection.
 
-Error handling: an error in one connection ends that connection; a mistake of ours is logged there.
+Error handling: an error in one connection ends that connection; a bug of ours is logged there.
 
-Not here: which connections there are (`server`), what it all means for a process.
+Not here: which connections there are (`server`), what an answer means for a process.
 """
 
 from __future__ import annotations
@@ -63,28 +63,28 @@ logger = logging.getLogger(__name__)
 HEADER_TIMEOUT = 10.0
 # Seconds that an unused connection of a client stays open; Chromium's own limit is 300.
 IDLE_TIMEOUT = 75.0
-# A client whose request was not read to its end gets so long to take note of the answer.
+# Seconds for a client to read our answer if its request was not read to its end.
 LINGER = 1.0
 
 
 class Progress(Enum):
-    """How far `Exchange.advance` has come."""
+    """The progress of `Exchange.advance`."""
 
-    WAITING = auto()  # for the upstream: go on when its connection has input
-    STUCK = auto()  # the next step may have to wait for something else: go on with `run`
+    WAITING = auto()  # for the upstream: continue when its connection has input
+    STUCK = auto()  # the next step may have to wait for something else: continue with `run`
     OVER = auto()  # the client has its answer
 
 
-# To find a member by its class takes three times as long.
+# Accessing a member by its class takes three times as long.
 WAITING, STUCK, OVER = Progress
 
 
 class Conversation:
-    """What happens on one client's connection.
+    """One client's connection.
 
     Attributes:
-        deadline: When it is given up, on trio's clock.
-        exchange: That is under way.
+        deadline: The time at which it is aborted, on trio's clock.
+        exchange: The current exchange.
         scope: Cancel it to close the connection.
     """
 
@@ -99,7 +99,7 @@ class Conversation:
         self._is_reading_head = self._is_late = False
 
     async def run(self) -> None:
-        """See it through, from the first request to the end."""
+        """Serve the connection, from the first request to the end."""
         client = self._client
         try:
             with self.scope:
@@ -121,14 +121,14 @@ class Conversation:
             logger.exception("a bug in orchestra ended one connection: %r", client)
             client.abort()
         finally:
-            # What is told from now on comes too late.
+            # Callbacks from now on are too late.
             self._woken.set()
             if self.exchange is not None:
                 self.exchange.abandon()
             client.close()
 
     def expire(self) -> None:
-        """Its deadline has passed."""
+        """Handle the expiry of its deadline."""
         self._is_late = self._is_reading_head
         self.scope.cancel()
 
@@ -156,7 +156,7 @@ class Conversation:
     # --- While the task sleeps ---
 
     def _serve(self) -> None:
-        """Go on with what has arrived, as far as that needs no waiting."""
+        """Continue with the bytes that have arrived, as far as possible without waiting."""
         if self._woken.is_set():
             return
         exchange, shared = self.exchange, self._shared
@@ -204,10 +204,10 @@ class Conversation:
 
 
 class Exchange:
-    """One request and what becomes of it.
+    """One request and its answer.
 
     Attributes:
-        asker: Has the connection to the current upstream, if there is one.
+        asker: Holds the connection to the current upstream, if there is one.
         is_last: No request can follow over the client's connection.
     """
 
@@ -221,7 +221,7 @@ class Exchange:
         self._record = record = Record(shared.bus, number, head, client.body, recent, clock, clock())
         self._route = Route(head, shared.router)
         self.asker = Asker(shared, client, head, record)
-        # Not in the class: CPython 3.11 then takes 20 ns for each look at one of them, and 1 ns as it is.
+        # Not in the class: with CPython 3.11 each access then takes 20 ns instead of 1 ns.
         self.is_last = True
         self._websocket: websocket.Tunnel | None = None
         self._step: Step | None = None
@@ -231,7 +231,7 @@ class Exchange:
         self._fault: UpstreamError | BadMessage | None = None
 
     def advance(self) -> Progress:
-        """Go on as far as that needs no waiting."""
+        """Continue as far as possible without waiting."""
         progress = WAITING
         try:
             if self._is_written:
@@ -252,7 +252,7 @@ class Exchange:
         return OVER
 
     def _follow_route(self) -> Progress:
-        """Carry out the next step, unless the answer to the last one is still to come."""
+        """Carry out the next step, unless the answer to the last one has not arrived."""
         asker, step = self.asker, self._step
         if step is None:
             step = self._begin()
@@ -262,7 +262,7 @@ class Exchange:
                 return WAITING
             step = self._route.next(outcome)
         self._step = step
-        # To match a class takes a microsecond.
+        # Matching a class takes a microsecond.
         if isinstance(step, Ask):
             return self._ask(step)
         if isinstance(step, Answer):
@@ -305,12 +305,12 @@ class Exchange:
             asker.discard()
         return WAITING if asker.ask_now(self._upstream(step.side)) else STUCK
 
-    # --- What may have to wait ---
+    # --- Steps that may have to wait ---
 
     async def run(self) -> None:
-        """Wait for what `advance` got stuck at, which then goes on.
+        """Wait for the reason that has stopped `advance`, which then continues.
 
-        Nothing is raised but a cancellation (and mistakes of ours); it is to be abandoned then.
+        Raises nothing but a cancellation (and bugs of ours); then it has to be abandoned.
         """
         try:
             await self._get_unstuck()
@@ -338,7 +338,7 @@ class Exchange:
             await self._upgrade()
 
     async def _mend(self, fault: UpstreamError | BadMessage) -> None:
-        """Ask again, go another way, or end an answer that has begun."""
+        """Retry, take another step, or end an answer that has begun."""
         asker, upload = self.asker, self.asker.upload
         if upload is not None and upload.fault is not None:
             raise upload.fault
@@ -348,7 +348,7 @@ class Exchange:
         try:
             await asker.prepare_again(fault)
         except UpstreamError as exc:
-            # A 404 of which only a part has come is no answer to fall back from, nor one to give.
+            # An incomplete 404 cannot fall back, and cannot be given to the client.
             self._step = self._route.next(exc) if asker.reply is None else Fail(exc)
 
     async def _upgrade(self) -> None:
@@ -377,26 +377,26 @@ class Exchange:
         self._end()
 
     def report(self, now: float) -> None:
-        """Tell that it is under way, if people want to know."""
+        """Report that it is in flight, if an observer wants that."""
         if self.asker.side is not None:
             self._record.pending(self.asker.side, now)
 
     def end_stream(self, code: int) -> None:
-        """End it if it is a WebSocket, which says `code`, or an event stream."""
+        """End it if it is a WebSocket, with close code `code`, or an event stream."""
         if self._websocket is not None:
             self._websocket.end_early(code)
         elif self._record.kind is not None:
             self.asker.end_early()
 
     def _end_if_late(self, reply: Reply) -> None:
-        """It has become a stream: end it if all others have been told to end meanwhile."""
+        """It has become a stream: end it if all streams were ended meanwhile."""
         if self._shared.is_closing:
             self.end_stream(websocket.GOING_AWAY)
         elif reply.connection.is_stale():
             self.end_stream(websocket.SERVICE_RESTART)
 
     def _end(self) -> None:
-        """It is over: report it, and give back what it has taken."""
+        """End it: report it, and give back its resources."""
         record = self._record
         record.bytes_out = self._body.size
         self.asker.release()
@@ -405,11 +405,11 @@ class Exchange:
             record.stream_closed(bytes_in=self._client.body.size, bytes_out=record.bytes_out)
 
     def _answer(self, reply: Reply | None, reason: str) -> None:
-        """Begin to pass an upstream's answer on, with what is here of its body."""
+        """Begin to pass an upstream's answer on, with the bytes of its body that have arrived."""
         assert reply is not None  # noqa: S101 - the route has judged it
         head, body = reply.head, reply.body
         if body.is_complete:
-            # The usual case: all of it goes out in one piece.
+            # The usual case: all of it is sent in one piece.
             self.asker.release()
         if (doubt := self._route.doubt) is not None:
             self._shared.hints.look_into(doubt, self._head)
@@ -431,7 +431,7 @@ class Exchange:
         self._client.write(out + read)
 
     def _break_off(self, reply: Reply) -> None:
-        """End an answer whose upstream has gone in the middle, or was told to."""
+        """End an answer whose upstream has gone in the middle, or had to end it."""
         asker, body = self.asker, reply.body
         asker.release()
         is_stream = self._record.kind is not None and reply.head.length is None
@@ -440,7 +440,7 @@ class Exchange:
             self._client.write(LAST_CHUNK if body.has_chunks else b"")
             self._is_written = True
         else:
-            # Nothing that could be taken for the whole answer.
+            # Nothing that could be taken for a complete answer.
             self._reset()
 
     def _explain(self, error: UpstreamError | BadMessage) -> None:

@@ -1,7 +1,7 @@
-"""What an intermediary passes on of a message's head, and what it adds.
+"""The parts of a message's head that an intermediary forwards, and those that it adds.
 
-What passes does so as it came: order, duplicates, case of names and reason phrases. Only fields that belong
-to one connection are taken out (RFC 9110 7.6.1).
+The rest stays as received: order, duplicates, case of names and reason phrases. Only fields that belong to
+one connection are removed (RFC 9110 7.6.1).
 
 Not here: input and output, bodies, which hosts are served (`hosts`), which upstream is asked (`route`).
 """
@@ -28,8 +28,8 @@ MAX_VIA = 5
 _HOP_BY_HOP = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}
 )
-# A sender must not call these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's meaning.
-# Nor may it hide the clients before it: what is for this machine alone is decided by them.
+# A sender must not declare these hop-by-hop (RFC 9110 7.6.1): removing them would change the message's
+# meaning. Nor may it hide the clients before it, which decide about access to local endpoints.
 _NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length", b"x-forwarded-for"})
 # Fields that we add ourselves: a client or an upstream cannot forge them.
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | {b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port"}
@@ -60,20 +60,20 @@ class Peer(Struct, frozen=True):
 
 
 def keeps_alive(head: RequestHead | ResponseHead) -> bool:
-    """Whether the sender's connection may bring another message after this one."""
+    """Whether the sender's connection may carry another message after this one."""
     connection = head.values.get(b"connection")
     return head.version == b"1.1" and (connection is None or b"close" not in tokens(connection))
 
 
 def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -> bytes:
-    """Return the head that the upstream gets to see: the same request, with what a gateway adds to it.
+    """Return the head for the upstream: the same request, with the fields that a gateway adds.
 
-    The ``Upgrade`` of a WebSocket's handshake is the one that passes.
+    Only the ``Upgrade`` of a WebSocket's handshake passes.
     """
     values = head.values
     dropped = _dropped(values.get(b"connection"), _DROPPED_FROM_REQUESTS)
     if head.version == b"1.0":
-        # A 100 could not be passed on to it (RFC 9110 10.1.1).
+        # A 100 could not be passed on to an HTTP/1.0 client (RFC 9110 10.1.1).
         dropped |= {b"expect"}
     lines = _passing(head, dropped)
     host = head.host or b"localhost:%d" % peer.port
@@ -81,7 +81,7 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
         lines.insert(1, b"Host: " + host)
     client, rest = _additions(host, peer.address)
     if b"x-forwarded-for" in values:
-        # At the end of the last one.
+        # Appended to the last one.
         last = max(at for at, line in enumerate(lines) if line[:16].lower() == b"x-forwarded-for:")
         lines[last] += (b"" if lines[last].endswith(b": ") else b", ") + client.partition(b": ")[2]
     else:
@@ -96,7 +96,7 @@ def forwarded_request(head: RequestHead, peer: Peer, *, upgrade: bool = False) -
 
 @lru_cache(maxsize=64)
 def _dropped(connection: bytes | None, always: frozenset[bytes]) -> frozenset[bytes]:
-    """Return the names of the fields that do not pass: `always`, and those that ``Connection`` names."""
+    """Return the names of dropped fields: `always`, and those that ``Connection`` names."""
     return always | (frozenset(tokens(connection or b"")) - _NEVER_HOP_BY_HOP)
 
 
@@ -121,7 +121,7 @@ def _passing(head: RequestHead | ResponseHead, dropped: frozenset[bytes]) -> lis
         return lines
     if len(values) != len(lines) - 1:
         return lines[:1] + [line for line in head.lines if line.partition(b":")[0].lower() not in dropped]
-    # It is one or two, as a rule; a loop over all fields would take twice as long.
+    # Usually one or two; a loop over all fields would take twice as long.
     names = [b"", *values]
     for name in found:
         index = names.index(name)
@@ -137,11 +137,11 @@ def forwarded_response(
     has_chunks: bool = False,
     close: bool = False,
 ) -> bytes:
-    """Return the head that the client gets to see.
+    """Return the head for the client.
 
     Args:
         head: As received, or our own.
-        upstream: What it comes from: ``backend``, ``frontend`` or ``orchestra``.
+        upstream: Its origin: ``backend``, ``frontend`` or ``orchestra``.
         upgrade: This is the 101 of a WebSocket.
         has_chunks: The client gets the body in chunks.
         close: The connection is closed afterwards.
@@ -163,7 +163,7 @@ def forwarded_response(
 
 
 def dropped_trailers(head: RequestHead | ResponseHead) -> frozenset[bytes]:
-    """Return the lower-case names of the trailers that do not pass."""
+    """Return the lower-case names of dropped trailers."""
     return _dropped(head.values.get(b"connection"), _FORBIDDEN_TRAILERS)
 
 

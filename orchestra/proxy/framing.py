@@ -1,10 +1,10 @@
 """Reads bodies: with a length, chunked, or until the connection closes.
 
-Strategy. A reader is fed with the bytes that arrive and returns those that may be passed on: the same bytes,
-as a rule. Only what may not pass is taken out (chunk extensions, trailers that frame, route or authorise),
-and only where the receiver needs another framing than the sender uses is it changed: HTTP/1.0 gets no chunks,
-HTTP/1.1 gets chunks instead of an end of the connection. Chunked bodies are read as RFC 9112 7.1 says, to the
-byte; no line passes before it was judged, and nothing waits for more but a line that is not complete.
+Strategy. A reader is fed with the bytes that arrive and returns those that are passed on: usually the same
+bytes. Chunk extensions are removed, and trailers that frame, route or authorise. The framing changes only if
+the receiver needs another one: HTTP/1.0 gets no chunks, HTTP/1.1 gets chunks instead of an end of the
+connection. Chunked bodies are read as RFC 9112 7.1 says, to the byte; no line passes before it was checked,
+and only an incomplete line waits for more.
 
 Not here: input and output, heads.
 """
@@ -33,13 +33,13 @@ class Body:
     """A body that is being read.
 
     Attributes:
-        size: Bytes of it that were read, without their framing.
-        is_complete: All of it was read.
-        rest: What was not read: what follows the body, or a line that is not complete, to be fed again.
+        size: The bytes that were read, without their framing.
+        is_complete: The whole body was read.
+        rest: Unread bytes: those after the body, or an incomplete line, to be fed again.
         has_chunks: The receiver gets it in chunks.
-        ends_by_close: The receiver sees its end by the connection's.
-        is_at_boundary: The receiver could be told here that this is the end.
-        needs_no_bytes: It is not complete, and yet nothing more has to arrive for it.
+        ends_by_close: The receiver sees its end by that of the connection.
+        is_at_boundary: The body could be ended here for the receiver.
+        needs_no_bytes: It is not complete, but needs no more bytes.
     """
 
     has_chunks = False
@@ -53,7 +53,7 @@ class Body:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Read what has arrived; return what the receiver gets; `BadMessage` if its framing is illegal."""
+        """Read the available bytes; return what the receiver gets; `BadMessage` if the framing is illegal."""
         raise NotImplementedError
 
     def close(self) -> bytes | None:
@@ -110,7 +110,7 @@ class ClosingBody(Body):
 
 
 class _At(Enum):
-    """What comes next, after the data of the present chunk."""
+    """The next part, after the data of the current chunk."""
 
     SIZE = auto()
     DATA_END = auto()
@@ -135,7 +135,7 @@ class ChunkedBody(Body):
     def feed(self, data: bytes) -> bytes:
         """See `Body.feed`."""
         passed: list[bytes] = []
-        # `data[start:position]` is judged and passes as it is.
+        # `data[start:position]` was checked and passes unchanged.
         start = position = 0
         end = len(data)
         while position < end and not self.is_complete:
@@ -166,7 +166,7 @@ class ChunkedBody(Body):
         return b"".join(passed)
 
     def _read_line(self, line: bytes) -> bytes:
-        """Judge a line of the framing; return what passes instead of it, as a rule itself."""
+        """Check a line of the framing; return what passes instead of it, usually the line itself."""
         if self._at is _At.SIZE:
             found = _SIZE_LINE.fullmatch(line)
             if found is None:

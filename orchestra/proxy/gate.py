@@ -1,27 +1,27 @@
-"""Can this upstream be asked, and where? A gate for each, at which requests wait, and its connections behind.
+"""Can this upstream be asked, and where? Each has a gate, at which requests wait, and its connections behind.
 
-Strategy. A gate believes only what the supervisor has reported: a process is asked when it is `READY` at a
-known address, and not before, however likely it is that its port answers. `route.availability` says what a
-state means for the requests that wait; the gate adds the process. Of several instances the first one that is
-ready is asked. While it is not decided which process the upstream is, requests wait as for one that starts.
+Strategy. A gate relies only on the supervisor's reports: a process is asked when it is `READY` at a known
+address, and not before, even if its port would answer. `route.availability` says what a state means for
+waiting requests; the gate adds the process. Of several instances the first ready one is asked. Until it is
+decided which process the upstream is, requests wait as for one that starts.
 
-What a request has waited counts for the whole of its way, so that two gates do not hold it twice as long. It
-is woken by the next report on any upstream, never by polling.
+Waiting time is counted for the whole request, so that two gates do not hold it twice as long. A waiting
+request is woken by the next report on any upstream, never by polling.
 
 An `Upstream` is a stack of idle connections behind a gate: wait until the upstream is ready, take the newest
-idle connection, else dial. Three reasons to drop an idle one: it is too old (Vite closes after 5 s, so we do
-after 4), something can be read from it (its end, or bytes that were not asked for), or its endpoint is not
-asked any more.
+idle connection, otherwise dial. An idle connection is dropped for three reasons: it is too old (Vite closes
+after 5 s, so we do after 4), it has become readable (its end, or unexpected bytes), or its endpoint is no
+longer in use.
 
 If a process that is reported as ready refuses a dial, the report of its end is on its way, or it has moved:
-the supervisor is told (`refused`). Nothing of the request has reached it, so any request may go on waiting.
-No event reports the start of a server outside of this run, in the IDE's debugger say: it counts as ready
-until it refuses a dial. Then it is dialled again and again until it accepts. Meanwhile requests wait as for
-one that restarts; when it has been away for longer than a request may wait, they fail at once, whether it had
-been there before or not.
+the supervisor is informed (`refused`). Nothing of the request has reached it, so any request may go on
+waiting. No event reports the start of a server outside of this run, for example in the IDE's debugger: it
+counts as ready until it refuses a dial. Then it is dialled repeatedly until it accepts. Meanwhile requests
+wait as for one that restarts; once the outage lasts longer than a request may wait, they fail at once, even
+if the server has never been there.
 
-Not here: what is sent over a connection, and whether it may be sent again (`asker`), what is answered to a
-request whose wait has failed (`answers`), which process an upstream is (`decide` is told).
+Not here: what is sent over a connection, and whether it may be sent again (`asker`), the answer to a request
+whose wait has failed (`answers`), which process an upstream is (`decide` is called with it).
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ __all__ = ["Dial", "Gate", "Upstream"]
 
 Dial: TypeAlias = "Callable[[Address], Awaitable[Transport]]"
 
-# Requests that wait at one gate; one more is answered 502. More means that a page asks again and again.
+# Requests that wait at one gate; one more is answered 502. More means that a page retries constantly.
 MAX_WAITING = 256
-# Bytes that the requests that wait at one gate may have in memory together.
+# Total bytes in memory of the requests that wait at one gate.
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-# Node and uvicorn close idle connections after 5 s; one second of margin for a request on its way.
+# Node and uvicorn close idle connections after 5 s; one second of margin for a request in transit.
 IDLE_LIMIT = 4.0
-# More than a browser opens at once, for several of them.
+# More than the connections of several browsers.
 IDLE_CONNECTIONS = 64
-# Seconds between two dials to a server outside of this run that has refused one: at first, and at most.
+# Seconds between two dials to a server outside of this run that has refused one: first, and longest.
 FIRST_REDIAL_PAUSE = 0.1
 LONGEST_REDIAL_PAUSE = 1.0
-# How long the report of a process's end may take to reach us before we dial again.
+# Seconds for the report of a process's end to reach us before we dial again.
 REPORT_DELAY = 0.1
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# To find a member by its class takes three times as long.
+# Accessing a member by its class takes three times as long.
 _READY = Availability.READY
-# Of several instances one that is ready is enough.
+# One ready instance of several is enough.
 _BEST_FIRST = (_READY, Availability.HOLD, Availability.FAIL)
 
 
@@ -76,9 +76,9 @@ class Gate:
     """Whether one upstream can be asked, and where.
 
     Attributes:
-        availability: What a request has to expect now.
-        endpoint: What is asked, the same object until that changes; ``None`` while nothing can be.
-        outage: While a server outside of this run refuses connections: what that means for requests.
+        availability: The availability for a request now.
+        endpoint: The current endpoint, the same object until it changes; ``None`` if there is none.
+        outage: The availability while a server outside of this run refuses connections.
     """
 
     def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan) -> None:
@@ -87,7 +87,7 @@ class Gate:
         self._newest = shared.newest
         self.outage: Availability | None = None
         self.endpoint: Endpoint | None = None
-        # The sizes of the requests that wait.
+        # The sizes of the waiting requests.
         self._waiting: list[int] = []
         self.plan(upstream)
 
@@ -98,11 +98,11 @@ class Gate:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The processes that it is known to stand for."""
+        """The known processes of the upstream."""
         return self._upstream.members if isinstance(self._upstream, FromProcess) else ()
 
     def plan(self, upstream: UpstreamPlan) -> None:
-        """Stand for what the plan says from now on."""
+        """Use this plan from now on."""
         self._upstream = upstream
         self._was_undecided = upstream is UNDECIDED
         self.outage = None
@@ -110,7 +110,7 @@ class Gate:
         self._look()
 
     def decide(self, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what the upstream is, if the plan has left that open; what was found stays."""
+        """Take note of which process the upstream is, if the plan has left that open; this is final."""
         if self._was_undecided and not self.members:
             if upstream is None and reason:
                 self._absence = f"no {self.side}: {reason}"
@@ -118,16 +118,16 @@ class Gate:
             self._look()
 
     def is_stopping(self, process: str | None) -> bool:
-        """Whether it has been asked to end, so that its connections break."""
+        """Whether the process was asked to end, so that its connections break."""
         return process in self._newest and self._newest[process].state is State.STOPPING
 
     @property
     def is_supervised(self) -> bool:
-        """Whether its coming and going is reported to us."""
+        """Whether we get reports about it."""
         return not isinstance(self._upstream, Address)
 
     def report_outage(self, endpoint: Endpoint, found: Availability | None) -> None:
-        """Take note of what refusals by `endpoint`, outside of this run, mean; ``None``: it accepts again."""
+        """Take note of refusals by `endpoint`, outside of this run, and their effect; ``None``: none now."""
         if endpoint is not self.endpoint or found is self.outage:
             return
         if self.outage is None or found is None:
@@ -141,7 +141,7 @@ class Gate:
         self._look()
 
     def observe(self, event: StateChanged) -> None:
-        """Take note of what is reported of a process."""
+        """Take note of a report about a process."""
         self._newest[event.process] = event
         if event.process not in self.members:
             return
@@ -189,7 +189,7 @@ class Gate:
                 assert_never(self._upstream)
 
     async def wait_ready(self, request: Record) -> None:
-        """Wait until the upstream can be asked.
+        """Wait until the upstream is ready.
 
         `Unavailable`: waiting makes no sense, takes too long, or too many requests wait already.
         """
@@ -216,7 +216,7 @@ class Gate:
             request.end_wait(self.side, found)
 
     async def wait_change(self, request: Record) -> None:
-        """Wait until something is reported of any upstream, or the request has waited long enough."""
+        """Wait for a report on any upstream, or the end of the request's waiting time."""
         begun, hold = trio.current_time(), self._shared.plan.hold
         with trio.move_on_at(begun + hold - request.held) as time:
             try:
@@ -224,11 +224,11 @@ class Gate:
             finally:
                 request.held += trio.current_time() - begun
         if time.cancelled_caught:
-            # However that was rounded.
+            # Despite rounding.
             request.held = max(request.held, hold)
 
     def unavailable(self, more: str = "") -> Unavailable:
-        """Say why it cannot be asked."""
+        """Explain why it is not available."""
         text = self._explain()
         process = self._most_telling()
         tail = tuple(self._shared.extras.tail(process)) if process is not None else ()
@@ -251,17 +251,17 @@ class Gate:
         return f"{text}: {newest.reason}" if newest.reason else text
 
     def _most_telling(self) -> str | None:
-        """The process whose last lines explain best why there is no upstream."""
+        """The process whose last lines best explain why there is no upstream."""
         reports = (self._newest.get(name) for name in self.members)
         died = (report.process for report in reports if report is not None and report.ended_before_ready)
         return next(died, self.members[0] if self.members else None)
 
 
 class Upstream:
-    """One upstream: its gate, its idle connections, and the way to new ones.
+    """One upstream: its gate, its idle connections, and new ones.
 
     Attributes:
-        idle: Connections that are kept, the newest one last.
+        idle: Its idle connections, the newest one last.
     """
 
     def __init__(self, shared: Shared, side: UpstreamName, upstream: UpstreamPlan, dial: Dial) -> None:
@@ -280,7 +280,7 @@ class Upstream:
             self.idle.pop(0).close()
 
     def take(self, now: float) -> UpstreamConnection | None:
-        """Return the newest idle connection that is still good, if the upstream can be asked and has one."""
+        """Return the newest idle connection that is still good, if the upstream is ready and has one."""
         if self.gate.availability is not _READY:
             return None
         while self.idle:
@@ -291,7 +291,7 @@ class Upstream:
         return None
 
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
-        """Keep a connection that may serve again; beyond the limit the oldest one goes."""
+        """Keep a connection that may be reused; beyond the limit the oldest one is closed."""
         if connection.is_stale():
             connection.close()
             return
@@ -301,9 +301,9 @@ class Upstream:
             self.idle.pop(0).close()
 
     async def connect(self, request: Record, now: float, *, fresh: bool = False) -> UpstreamConnection:
-        """Get a connection for a request as soon as there can be one, or raise `Unavailable`.
+        """Get a connection for a request as soon as the upstream is ready, or raise `Unavailable`.
 
-        If it has to be `fresh`, one that has been idle will not do.
+        If it has to be `fresh`, an idle one is not used.
         """
         gate = self.gate
         while True:
@@ -334,7 +334,7 @@ class Upstream:
                 continue
             if endpoint is gate.endpoint:
                 return UpstreamConnection(transport, self._shared.reader, self, endpoint)
-            # It has been replaced or stopped while we dialled; nothing has been sent to it yet.
+            # The endpoint was replaced or stopped while we dialled; nothing has been sent to it yet.
             transport.close()
 
     async def _dial_until_accepted(self, endpoint: Endpoint) -> None:
@@ -353,7 +353,7 @@ class Upstream:
                 gate.report_outage(endpoint, None)
 
     async def wait_for_report(self, connection: UpstreamConnection) -> None:
-        """Wait a moment after a connection broke: the report that its process has ended may be on its way."""
+        """Wait a moment after a connection broke: the report of its process's end may be on its way."""
         if self.gate.is_supervised:
             with trio.move_on_after(REPORT_DELAY):
                 while not connection.is_stale():

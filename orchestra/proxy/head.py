@@ -4,13 +4,13 @@ An intermediary may not be lenient: two readers that disagree about where a mess
 smuggled. Nothing ambiguous is repaired, with two exceptions that the RFCs ask for: an empty line before a
 request is ignored (`connection`), and a target in absolute form becomes one in origin form.
 
-Strategy. The *long way* is the judge: our rules, which are stricter than h11's, and then h11 itself. It costs
-30 us, so ordinary heads take the *short way*: a header line that was seen before is looked up, a new one is
-judged by one regular expression, which accepts only what both judges accept. Of a line only its lower-case
-name and its value are remembered. What frames, routes or forwards a message is judged for each message. A
-head that is in any way unusual (a line with other blanks than one after the colon, a request with a repeated
-field, an unknown method or reason phrase, HTTP/1.0) takes the long way. `tests/test_proxy_head.py` shows that
-both come to the same verdict.
+Strategy. The *slow path* decides what is valid: our rules, which are stricter than h11's, and then h11
+itself. It costs 30 us, so ordinary heads take the *fast path*: a header line that was seen before is looked
+up, a new one is checked by one regular expression, which accepts only what both checks accept. Only the
+lower-case name and the value of a line are cached. Fields that frame, route or forward a message are checked
+for each message. Any unusual head (a line with other blanks than one after the colon, a request with a
+repeated field, an unknown method or reason phrase, HTTP/1.0) takes the slow path. `tests/test_proxy_head.py`
+shows that both accept the same heads.
 
 Not here: input and output, bodies (`framing`), what is passed on (`forward`), which upstream is asked
 (`route`).
@@ -32,9 +32,9 @@ __all__ = ["MAX_HEAD", "BadMessage", "HeadReader", "RequestHead", "ResponseHead"
 
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
 
-# As much as Node and nginx take, and more than any browser sends.
+# The limit of Node and nginx, and more than any browser sends.
 MAX_HEAD = 65536
-# A page of 1,000 modules has some 1,100 distinct lines; 4 MiB is then the most that is remembered.
+# A page of 1,000 modules has some 1,100 distinct lines; at most 4 MiB are cached then.
 _KNOWN_LINES = 4096
 _KNOWN_LENGTH = 1024
 # 2**63 has 19 digits.
@@ -42,7 +42,7 @@ _MAX_LENGTH_DIGITS = 18
 
 # Secrets are not kept in memory for longer than their request needs.
 _NEVER_KNOWN = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"})
-# They say where a message ends or where it goes: never in a trailer (RFC 9112 6.5).
+# They decide where a message ends or where it goes: never in a trailer (RFC 9112 6.5).
 _NEVER_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -53,7 +53,7 @@ _NAME = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BAD_IN_TARGET = re.compile(rb"[^\x21-\x7e]|[#\\]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
-# The short way.
+# The fast path.
 _END = b"\r\n\r\n"
 _ordinary_request_line = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x5b\x5d-\x7e]*) HTTP/1\.1"
@@ -61,7 +61,7 @@ _ordinary_request_line = re.compile(
 _ordinary_line = re.compile(
     rb"(" + _TOKEN + rb"): ([\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)"
 ).fullmatch
-# Flask shouts, and servers of HTTP/2 give no reason.
+# Flask writes it in capitals, and servers of HTTP/2 send none.
 _ORDINARY_STATUS_LINES = {
     b"HTTP/1.1 %d %b" % (status, reason.encode("ascii")): int(status)
     for status in HTTPStatus
@@ -70,11 +70,11 @@ _ORDINARY_STATUS_LINES = {
 
 
 class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is bad; the name says so
-    """A message cannot be taken for what it claims to be, or gets no further than here.
+    """A message is not valid, or cannot be forwarded.
 
     Attributes:
-        status: What a client that sent it is told: 4xx, 501, 505 or 508. An upstream's fault is always 502.
-        title: In few words: what is the matter.
+        status: The status for a client that sent it: 4xx, 501, 505 or 508; for an upstream's, always 502.
+        title: The problem in a few words.
     """
 
     def __init__(self, message: str, *, status: int = 400, title: str = "Bad request") -> None:
@@ -84,12 +84,12 @@ class BadMessage(Exception):  # noqa: N818 - it is the peer's message that is ba
 
 
 class _Head(Struct, frozen=True, gc=False):
-    """What heads have in common.
+    """The common parts of heads.
 
     Attributes:
         start: The first line as it is passed on: a target in origin form, and always HTTP/1.1.
         lines: Each field as ``Name: value``, the name as received, in order.
-        values: The value of each lower-case name, in order; of a repeated field all of them, as one list.
+        values: The value of each lower-case name, in order; those of a repeated field are joined as a list.
         length: The length of the body by ``Content-Length``; ``None`` without one.
         is_chunked: Whether the body is chunked.
         version: ``1.1`` or ``1.0``, as received.
@@ -108,7 +108,7 @@ class _Head(Struct, frozen=True, gc=False):
 
 
 class RequestHead(_Head, frozen=True, gc=False):
-    """The head of a request that has passed.
+    """The head of a valid request.
 
     Attributes:
         target: In origin form, byte for byte as received, or ``*`` for ``OPTIONS``.
@@ -131,7 +131,7 @@ class RequestHead(_Head, frozen=True, gc=False):
 
 
 class ResponseHead(_Head, frozen=True, gc=False):
-    """The head of a response that has passed."""
+    """The head of a valid response."""
 
     status: int
 
@@ -139,7 +139,7 @@ class ResponseHead(_Head, frozen=True, gc=False):
     def of(
         cls, status: int, fields: Headers, reason: bytes = b"", *, version: bytes = b"1.1"
     ) -> ResponseHead:
-        """Make a head of fields as they are received."""
+        """Make a head from fields as they are received."""
         start = b"HTTP/1.1 %d %b" % (status, reason)
         lines, values = [b"%b: %b" % field for field in fields], _values(fields)
         return cls(start, lines, values, *_framing(values, version), version, status)
@@ -191,10 +191,10 @@ def _framing(values: dict[bytes, bytes], version: bytes) -> tuple[int | None, bo
 
 
 def end_of_head(buffer: bytes, searched: int = 0) -> int:
-    """Return where the head at the start of `buffer` ends, its empty line included; -1 while there is no end.
+    """Return where the head at the start of `buffer` ends, with its empty line; -1 if it is incomplete.
 
-    Bare line feeds end a head here, too, so that the judge sees and refuses them; the peer does not wait for
-    an end that it believes to have sent. The first `searched` bytes are known to contain none.
+    Bare line feeds end a head here, too, so that the check refuses them; otherwise both sides would wait for
+    the other. The first `searched` bytes are known to contain no end.
     """
     end = buffer.find(_END, searched - 3 if searched > 3 else 0)
     if end >= 0:
@@ -204,15 +204,15 @@ def end_of_head(buffer: bytes, searched: int = 0) -> int:
 
 
 def is_obviously_no_request(buffer: bytes) -> bool:
-    """Whether the first byte can begin no request: TLS to a port that speaks none, most of the time."""
+    """Whether the first byte cannot begin a request: usually TLS to a port that does not speak it."""
     return bool(buffer) and _NAME.match(buffer, 0, 1) is None and not b"\r\n".startswith(buffer[:2])
 
 
 class HeadReader:
-    """Reads heads, the ordinary ones by the short way; remembers `limit` lines of requests and answers each.
+    """Reads heads, ordinary ones by the fast path; caches `limit` lines of requests and as many of answers.
 
     Attributes:
-        long: How many heads took the long way.
+        long: How many heads took the slow path.
     """
 
     def __init__(self, limit: int = _KNOWN_LINES) -> None:
@@ -223,13 +223,13 @@ class HeadReader:
     def request(self, raw: bytes) -> RequestHead:
         """Read the head of a request, its empty line included.
 
-        `BadMessage`: it is not strictly what RFC 9112 calls a request, or nothing that we serve.
+        `BadMessage`: it is not strictly a request by RFC 9112, or not one that we serve.
         """
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
         match = _ordinary_request_line(start)
         try:
-            # `dict` and `map` do in C what a loop would need five times as long for.
+            # `dict` and `map` do this in C; a loop would take five times as long.
             values = dict(map(self._requests.__getitem__, lines))
         except KeyError:
             values = {}
@@ -241,7 +241,7 @@ class HeadReader:
         return judge_request(raw)
 
     def response(self, raw: bytes) -> ResponseHead:
-        """Read the head of a response; `BadMessage` if it is not strictly what RFC 9112 calls one."""
+        """Read the head of a response; `BadMessage` if it is not strictly one by RFC 9112."""
         lines = raw[:-4].split(b"\r\n")
         start = lines.pop(0)
         status = _ORDINARY_STATUS_LINES.get(start)
@@ -259,7 +259,7 @@ class HeadReader:
 
 
 class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
-    """Header lines that were judged, with their lower-case name and their value; no other is ordinary."""
+    """Header lines that were checked, with their lower-case name and their value; others are not ordinary."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -274,13 +274,14 @@ class _KnownLines(dict[bytes, tuple[bytes, bytes]]):
             raise KeyError(line)
         if len(line) <= _KNOWN_LENGTH and name not in _NEVER_KNOWN and self._limit:
             if len(self) >= self._limit:
-                # What is still sent is judged and remembered again; an order of use would cost each request.
+                # Lines that are still in use are checked and cached again; an LRU order would cost each
+                # request.
                 self.clear()
             self[line] = field
         return field
 
 
-# --- The long way --------------------------------------------------------------------------------------
+# --- The slow path -------------------------------------------------------------------------------------
 
 
 def judge_request(raw: bytes) -> RequestHead:
@@ -296,11 +297,11 @@ def judge_request(raw: bytes) -> RequestHead:
         raise BadMessage("CONNECT is not supported: this is not a forward proxy", status=501)
     target, authority = _origin_form(method, target)
     values = _values(fields)
-    # That HTTP/1.1 needs a Host is left to h11.
+    # h11 checks that HTTP/1.1 has a Host.
     host = values.get(b"host", authority or b"")
     if not match_host(host):
         raise BadMessage("illegal Host")
-    # RFC 9112 3.2.2 would let the target win; then the upstream would see a Host that was not sent.
+    # By RFC 9112 3.2.2 the target would win; then the upstream would see a Host that was not sent.
     if authority is not None and authority.lower() != host.lower():
         raise BadMessage("Host and target name different servers")
     framing = _framing(values, version)
@@ -319,7 +320,7 @@ def judge_response(raw: bytes) -> ResponseHead:
     version, status, reason = match.groups()
     head = ResponseHead.of(int(status), fields, reason or b"", version=version)
     client = h11.Connection(h11.CLIENT)
-    # It takes an answer only after a request, and a 101 only if that has asked for it.
+    # It accepts an answer only after a request, and a 101 only if that has requested it.
     asked = [("Host", "localhost"), ("Connection", "upgrade"), ("Upgrade", "websocket")]
     client.send(h11.Request(method="GET", target="/", headers=asked))
     client.send(h11.EndOfMessage())
@@ -330,7 +331,7 @@ def judge_response(raw: bytes) -> ResponseHead:
 def judge_trailer(line: bytes) -> tuple[bytes, bytes]:
     """Read one trailer line, without its end.
 
-    `BadMessage`: it is no field, or one that would change where a message ends or where it goes.
+    `BadMessage`: it is not a field, or one that would change where a message ends or where it goes.
     """
     name, value = _field(line)
     if name.lower() in _NEVER_TRAILERS:
@@ -365,7 +366,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
-    """Return the target in origin form, and the authority that it named, if it was in absolute form."""
+    """Return the target in origin form, and the authority of a target in absolute form."""
     if _BAD_IN_TARGET.search(target):
         raise BadMessage("a byte in the target that has to be percent-encoded")
     authority = None

@@ -1,8 +1,8 @@
-"""Says which line of the settings is missing, when the backend answers what is the frontend's.
+"""Finds out which setting is missing if the backend answers requests that the frontend should get.
 
-Orchestra cannot know it: a backend that answers every path answers those of the frontend, too, and one that
-has an API may not be the only one. So a doubt of `route` is looked into: the frontend is asked whether it has
-something there. That delays no request, and each notice is given once.
+It cannot be known in advance: a backend that answers every path also answers the frontend's paths, and one
+with an API may not be the only one with one. So a doubt of `route` is checked: the frontend is asked whether
+it has something at that path. That delays no request, and each notice is given once.
 
 Not here: what is doubtful (`route`).
 """
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Hints"]
 
-# Paths that the frontend is asked about; one that it has is all it takes.
+# Paths that are tried at the frontend; one that it has is enough.
 _MOST_QUESTIONS = 10
-# Seconds that the answer may take: Vite may be at work.
+# Seconds for the answer: Vite may be busy.
 _PATIENCE = 10.0
 _WINDOW = b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
 _DATA = b"Accept: application/json, */*;q=0.5\r\n"
 _SOME = 'If only some paths are the backend\'s, list them: [proxy] backend_paths = ["{prefix}"].'
-# The text and the hint of each kind of doubt.
+# The text and the hint for each kind of doubt.
 _WORDS = {
     "part": ("the backend answered {status} to {path}, which is the frontend's", _SOME),
     "page": ("the backend answers {path} itself; the frontend has a page there, too", _SOME),
@@ -48,7 +48,7 @@ _WORDS = {
 
 
 class Hints:
-    """Gives the notices of one proxy."""
+    """Emits the notices of one proxy."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -56,7 +56,7 @@ class Hints:
         self._asked: set[bytes] = set()
 
     def look_into(self, doubt: Doubt, head: RequestHead) -> None:
-        """Take note of what is doubtful about the answer to a request."""
+        """Check a doubt about the answer to a request."""
         if doubt.kind in self._given or doubt.path in self._asked:
             return
         if doubt.kind == "part":
@@ -66,7 +66,7 @@ class Hints:
             self._shared.start_soon(self._ask, doubt, head.host)
 
     def miss(self, path: bytes) -> str:
-        """Take note of a WebSocket that the frontend has not accepted; return what is the matter."""
+        """Take note of a WebSocket that the frontend has not accepted; return the error."""
         name, known = path.decode("ascii", "replace"), self._shared.plan.backend_paths
         text = f"the frontend has not accepted a WebSocket at {name}"
         if known:
@@ -77,7 +77,7 @@ class Hints:
         return text
 
     async def _ask(self, doubt: Doubt, host: bytes) -> None:
-        """Give the notice if the frontend has something at the path."""
+        """Emit the notice if the frontend has something at the path."""
         shared, upstream = self._shared, self._shared.upstreams["frontend"]
         if upstream.gate.availability is not Availability.READY:
             return
@@ -94,7 +94,7 @@ class Hints:
             finally:
                 connection.close()
             is_page, status = answer.media_type in HTML, answer.status
-            # That a method is not the right one says that another would be.
+            # A wrong method means that another one would be right.
             has_api = not is_page and status != 404 and not 300 <= status < 400
             if (is_page and status < 300) if doubt.kind == "page" else has_api:
                 self._give(doubt)

@@ -1,6 +1,6 @@
-"""What the events tell of one exchange. The end of a request that nothing listens for is not even built.
+"""The events of one exchange. The end of a request is not even built as an event if nothing observes it.
 
-What is known of a request is kept for a while, for a terminal that attaches.
+The past of a request is kept for a while, for a terminal that attaches later.
 
 Not here: what happens in an exchange.
 """
@@ -39,30 +39,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Record"]
 
-# Bytes of a target that events carry; data: URLs in queries have been seen to be megabytes.
+# Bytes of a target that events contain; data: URLs in queries can be megabytes.
 MAX_TARGET = 8192
-# Seconds after which a request is under way for people; most are over before they could be seen.
+# Seconds after which a request is reported as in flight; most are over before they could be seen.
 _PENDING_AFTER = 0.1
 
 
 class Record(Struct, eq=False):
-    """What is known of one request, and its events.
+    """The data of one request, and its events.
 
     Attributes:
-        upstream: Where the answer comes from.
+        upstream: The upstream of the answer.
         status: The status of the answer; ``None`` before it begins.
-        reason: Why it is that answer.
+        reason: The reason for that upstream.
         outcome: How it ended.
-        held: Seconds that it has waited for upstreams.
+        held: Seconds of waiting for upstreams.
         bytes_out: The size of the answer's body.
-        kind: Which stream it is now; ``None``: it is not one.
+        kind: The kind of the stream; ``None`` if it is not one.
     """
 
     _bus: Bus
     _number: int  # requests count from 1
     _head: RequestHead
     _body: Body
-    _recent: deque[Record] | None = None  # gets it when it is over
+    _recent: deque[Record] | None = None  # a request gets it at its end
     _clock: Callable[[], float] = trio.current_time
     _begun: float = field(default_factory=trio.current_time)
     upstream: UpstreamName = "orchestra"
@@ -72,20 +72,20 @@ class Record(Struct, eq=False):
     held: float = 0.0
     bytes_out: int = 0
     kind: StreamKind | None = None
-    _is_due: bool = True  # its end is still to be told
+    _is_due: bool = True  # its end was not reported yet
     _first_byte: float | None = None
     _duration: float = 0.0
     _bytes_in: int = 0
     _answer: ResponseHead | None = None
-    _told: tuple[UpstreamName, int | None] | None = None  # of a request that takes its time
+    _told: tuple[UpstreamName, int | None] | None = None  # of a request that was reported as pending
 
     @property
     def size(self) -> int:
-        """How many bytes the request has in memory."""
+        """The bytes of the request in memory."""
         return self._body.size + len(self._head.target) + sum(map(len, self._head.lines))
 
     def answered(self, head: ResponseHead) -> None:
-        """Its answer begins."""
+        """Take note that its answer begins."""
         self.status, self._answer = head.status, head
         self._first_byte = self._clock() - self._begun
 
@@ -108,7 +108,7 @@ class Record(Struct, eq=False):
         return self._head.method.decode("ascii")
 
     def pending(self, side: UpstreamName, now: float) -> None:
-        """It is not over, and `side` is asked: tell that, once, unless it has become a stream."""
+        """Report once that it is not over, and `side` was asked, unless it has become a stream."""
         elapsed, news = now - self._begun, (side, self.status)
         is_new = self._is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
         if is_new and self._bus.wants(RequestPending):
@@ -118,12 +118,12 @@ class Record(Struct, eq=False):
             self._tell_heads()
 
     def finished(self) -> None:
-        """The exchange is over, or has become a WebSocket."""
+        """Report that the exchange is over, or has become a WebSocket."""
         if not self._is_due:
             return
         self._is_due = False
         self._duration = self._clock() - self._begun
-        # Not the body itself: what came behind it would be kept, too.
+        # A copy of the size, as a reference to the body would keep the bytes after it.
         self._bytes_in, self._body = self._body.size, NO_BODY
         if self._recent is not None:
             self._recent.append(self)
@@ -132,7 +132,7 @@ class Record(Struct, eq=False):
             self._bus.emit(self._end())
 
     def past(self) -> Iterator[RequestHeads | RequestFinished]:
-        """Tell again of a request that is over; these events have no numbers."""
+        """Give the events of a request that is over; they have no numbers."""
         time = utc_now() - timedelta(seconds=self._clock() - self._begun - self._duration)
         for event in (self._heads(), self._end()):
             yield replace(event, time=time)
@@ -154,27 +154,27 @@ class Record(Struct, eq=False):
         )
 
     def begin_wait(self, side: UpstreamName, reason: str) -> None:
-        """It begins to wait for an upstream."""
+        """Report that it begins to wait for an upstream."""
         self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
         self._tell_heads()
 
     def end_wait(self, side: UpstreamName, found: Availability | None) -> None:
-        """It waits no longer; ``None``: it was cancelled."""
+        """Report that it no longer waits; ``None``: it was cancelled."""
         outcome: Literal["ready", "failed", "client-gone"]
         outcome = "client-gone" if found is None else "ready" if found is Availability.READY else "failed"
         self._bus.emit(RequestReleased(id=self._number, upstream=side, held=self.held, outcome=outcome))
 
     def replayed(self, side: UpstreamName, reason: str) -> None:
-        """It is sent again."""
+        """Report that it is sent again."""
         self._tell(RequestReplayed, method=self._method, upstream=side, reason=reason)
 
     def stream_opened(self, kind: StreamKind) -> None:
-        """It has become a stream."""
+        """Report that it has become a stream."""
         self.kind = kind
         self._tell(StreamOpened, kind=kind, upstream=self.upstream)
 
     def stream_closed(self, *, code: int | None = None, bytes_in: int, bytes_out: int) -> None:
-        """The stream is over."""
+        """Report that the stream is over."""
         self._tell(
             StreamClosed,
             kind=self.kind,

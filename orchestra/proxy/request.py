@@ -1,7 +1,7 @@
-"""What a request is for, as far as its head tells: a window, a part of a page, data, a WebSocket.
+"""What a request is for, by its head: a window, a part of a page, data, a WebSocket.
 
-Browsers say it by Fetch Metadata (``Sec-Fetch-*``), but only to localhost and over TLS: a phone that uses the
-address of this machine does not. Of such a request its ``Accept``, its path and its query tell.
+Browsers send that as Fetch Metadata (``Sec-Fetch-*``), but only to localhost and over TLS: a phone that uses
+the address of this machine sends none. Then ``Accept``, the path and the query decide.
 
 Not here: what follows from it (`route`).
 """
@@ -38,7 +38,7 @@ _CODE_DESTINATIONS = frozenset(
     b"script style worker sharedworker serviceworker audioworklet paintworklet".split()
 )
 _MAY_BE_CODE = _CODE_DESTINATIONS | {b"empty"}
-# What a page loads as a part of itself. `empty` is none of it: that is `fetch`, data as well as files.
+# Parts that a page loads. `empty` is not among them: that is `fetch`, for data as well as files.
 _ASSET_DESTINATIONS = _CODE_DESTINATIONS | frozenset(b"font image audio video track manifest json".split())
 # Modules, styles, fonts and images.
 _has_suffix_of_asset = re.compile(
@@ -46,28 +46,28 @@ _has_suffix_of_asset = re.compile(
     rb"|woff2?|ttf|otf|eot|png|jpe?g|gif|svg|webp|avif|bmp|ico)",
     re.IGNORECASE,
 ).fullmatch
-# What Vite adds to the addresses of modules: a version, the time of a change, how they are imported.
+# Queries that Vite adds to URLs of modules: a version, the time of a change, the kind of import.
 _has_query_of_vite = re.compile(rb"(?:.*&)?(?:[vt]=.*|import(?:[&=].*)?)").fullmatch
 
 
 def is_websocket(head: RequestHead) -> bool:
-    """Whether the request asks for a WebSocket; no other upgrade exists here, its header is just dropped."""
+    """Whether the request asks for a WebSocket; headers for any other upgrade are just dropped."""
     return head.version == b"1.1" and head.has_token(b"upgrade", b"websocket")
 
 
 def is_navigation(head: RequestHead) -> bool:
-    """Whether the target is opened in a window or frame, as far as one can tell from the request.
+    """Whether the target is opened in a window or frame, as far as the request shows.
 
-    Browsers say so (Fetch Metadata); of others those that ask for HTML by name, or for ``*.html``, count.
+    Browsers say so (Fetch Metadata); others count if they accept HTML explicitly, or ask for ``*.html``.
     ``/`` is always a page, so that ``curl /`` shows the app.
     """
     return head.method in READING and (head.path == b"/" or is_for_a_window(head))
 
 
 def is_for_a_window(head: RequestHead) -> bool:
-    """Whether the answer is going to be looked at in a browser's window, be it one to a form.
+    """Whether the answer will be shown in a browser's window, including the answer to a form.
 
-    A service worker that passes a navigation on says ``empty``, and keeps either the mode or the ``Accept``.
+    A service worker that forwards a navigation sends ``empty``, and keeps either the mode or the ``Accept``.
     """
     mode, dest = head.values.get(b"sec-fetch-mode"), head.values.get(b"sec-fetch-dest")
     if mode == b"navigate" or dest in WINDOW_DESTINATIONS:
@@ -80,14 +80,14 @@ def is_for_a_window(head: RequestHead) -> bool:
 
 
 def is_question(head: RequestHead) -> bool:
-    """Whether the request only asks for something."""
+    """Whether the request only reads, and has no body."""
     return head.method in READING and not head.has_body
 
 
 def is_asset(head: RequestHead) -> bool:
-    """Whether a browser says that a page loads this as a part of itself.
+    """Whether the browser says that a page loads this as a part of itself.
 
-    A service worker that passes it on says ``empty``, but keeps the mode: ``no-cors`` is none of data.
+    A service worker that forwards it sends ``empty``, but keeps the mode: data never has ``no-cors``.
     """
     dest, mode = head.values.get(b"sec-fetch-dest"), head.values.get(b"sec-fetch-mode")
     is_part = dest in _ASSET_DESTINATIONS or (dest == b"empty" and mode == b"no-cors")
@@ -95,14 +95,14 @@ def is_asset(head: RequestHead) -> bool:
 
 
 def is_code(head: RequestHead) -> bool:
-    """Whether a browser is going to run the answer, or to apply it as a style, or hides what it is for."""
+    """Whether the browser will run the answer, or apply it as a style, or hides its use."""
     return head.values.get(b"sec-fetch-dest", b"empty") in _MAY_BE_CODE
 
 
 def is_named_like_an_asset(head: RequestHead) -> bool:
     """Whether a request without Fetch Metadata looks like one for a part of a page.
 
-    It tells something only of one that comes from a page of Vite's.
+    That is meaningful only if it comes from a page of Vite's.
     """
     if head.method not in READING or head.has_body or is_for_a_window(head):
         return False
@@ -111,7 +111,7 @@ def is_named_like_an_asset(head: RequestHead) -> bool:
 
 
 def is_from_own_page(head: RequestHead) -> bool:
-    """Whether a browser says that a page of the same origin sends this."""
+    """Whether the browser says that a page of the same origin sends this."""
     site = head.values.get(b"sec-fetch-site")
     if site is not None:
         return site == b"same-origin"

@@ -1,8 +1,8 @@
 """Which upstream is asked, whose answer counts, and what waits: every decision about a request.
 
-The first row that fits a request says who is asked first, and who then. Prefixes match whole segments; of
-those that match the longest counts, for WebSockets with those of `frontend_websockets` and
-`backend_prefixes`, and where two are the same the frontend's.
+The first row that fits a request says which side is asked first, and which then. Prefixes match whole
+segments, and the longest match counts; for WebSockets, those of `frontend_websockets` and `backend_prefixes`
+match, too. If both sides have the same prefix, it is the frontend's.
 
 | request                                            | first     | then                                |
 |----------------------------------------------------|-----------|-------------------------------------|
@@ -20,18 +20,18 @@ those that match the longest counts, for WebSockets with those of `frontend_webs
 | every other one                                    | backend   | frontend, if the backend's answer   |
 |                                                    |           | is a 404, or else does not fit      |
 
-*Part of a page* is what a browser says to be (`request.is_asset`), or, without Fetch Metadata, what is named
-like one. It is of the frontend's page if its ``Referer``, which may be a page, a module, a style or a worker,
-was answered by the frontend (`rules`); where the page has forbidden that header, the newest page counts. A
-service worker hides what a module is for: the backend is asked first, as for data. An answer is *no asset* if
-it is HTML, or says that there is none.
+*Part of a page*: so says the browser (`request.is_asset`) or, without Fetch Metadata, the name. The page is
+the frontend's if the ``Referer``, which may be a page, a module, a style or a worker, was answered by the
+frontend (`rules`); if the page forbids that header, the newest page counts. A service worker hides what a
+module is for: the backend is asked first, as for data. *No asset*: the answer is HTML, or says that there is
+nothing.
 
-What may fall back: a 404 to one of `fallback_methods` and to the form of a page of the frontend's; a 405 to a
-navigation; and to a part of a page what a browser cannot use, as HTML for a script. Vite answers nearly every
-path with 200 and its page, which is only ever an answer to a navigation.
+What may fall back: a 404 to one of `fallback_methods`, or to a form in a page of the frontend's; a 405 to a
+navigation; an answer that a browser cannot use as a part of a page, such as HTML for a script. Vite answers
+nearly every path with 200 and its page, which counts as an answer only to a navigation.
 
 A `Route` is the state machine of one request: `begin` gives the first step, `next` the step that follows from
-the outcome of the last one. `availability` says what the state of a process means for the requests to it.
+the outcome of the last one. `availability` says what the state of a process means for its requests.
 
 Everything here is pure; a new rule is a new row in a table of `tests/test_proxy_route.py`.
 
@@ -74,17 +74,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Availability", "Doubt", "Route", "Step", "Unavailable", "availability"]
 
-# `*` is the server itself: only OPTIONS may ask it.
+# `*` is the server itself: only OPTIONS may ask for it.
 _OWN = (OWN_PREFIX, b"*")
-# Bytes of a backend's answer that are kept until Vite has answered; framework 404s have 9 bytes to 100 KiB.
+# Bytes of a backend's answer that are kept until Vite has answered; 404s of frameworks have 9 bytes to 100
+# KiB.
 KEPT_404 = 262144
 
 _VITE_PING = b"text/x-vite-ping"
-# Of an upstream that has nothing, or nothing to be read, at a path.
+# Statuses of an upstream that has nothing, or nothing readable, at a path.
 _NOT_KNOWN = (404, 405, 501)
 _REMEMBERED = "asset, remembered"
 _LOOP = "The request has come through here again and again: an upstream sends it back"
-# What bundlers call what they have built: with a hash of its content.
+# The names of files that bundlers have built: with a hash of their content.
 _is_built = re.compile(rb".*[-.][\w-]{8,}\.(?:m?js|css)").fullmatch
 
 
@@ -97,18 +98,18 @@ class Availability(Enum):
     ABSENT = "absent"
 
 
-# To find a member by its class takes three times as long.
+# Accessing a member by its class takes three times as long.
 _READY, _HOLD, _FAIL, _ABSENT = Availability
 
 
 class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
-    """An upstream cannot be asked.
+    """An upstream is not available.
 
     Attributes:
         side: Which one.
         availability: `HOLD` if it was not ready in time, `FAIL` if waiting makes no sense, `ABSENT` if there
             is none, `READY` if it refuses connections.
-        process: Its process; ``None`` if it is none of this run, or not known.
+        process: Its process; ``None`` if it is not part of this run, or not known.
         tail: The last lines that its process wrote.
     """
 
@@ -129,10 +130,10 @@ class Unavailable(UpstreamError):  # noqa: N818 - the error is its base's name
 
 
 class Ask(Struct, frozen=True):
-    """Send the request to an upstream; what it has answered before is read to its end and dropped.
+    """Send the request to an upstream; the last answer is read to its end and dropped.
 
     Attributes:
-        keeps_answer: What was answered before is kept instead: it may turn out to be the best.
+        keeps_answer: The last answer is kept instead: it may turn out to be the best.
     """
 
     side: UpstreamName
@@ -165,7 +166,7 @@ Step: TypeAlias = Ask | Answer | Fail | Signal
 
 
 class Kept(Enum):
-    """What has become of an answer that is to be kept; if it has to be given, why, for the dashboard."""
+    """The fate of a kept answer; if it has to be passed on, the reason, for the dashboard."""
 
     DONE = auto()
     NOT_YET = auto()
@@ -185,7 +186,7 @@ _OWN_ANSWERED = Answer("orchestra's own path")
 
 
 class Doubt(Struct, frozen=True):
-    """The backend has answered what may be meant for the frontend.
+    """The backend has answered a request that may be meant for the frontend.
 
     Attributes:
         kind: A part of a page, for which the frontend has a better answer; the page at ``/``, or its build;
@@ -201,7 +202,7 @@ class Route:
     """The state machine of one request: which step comes next.
 
     Attributes:
-        doubt: What may be wrong with its answer, for a notice.
+        doubt: A doubt about its answer, for a notice.
     """
 
     def __init__(self, head: RequestHead, router: Router) -> None:
@@ -213,11 +214,11 @@ class Route:
         self._reason = ""
         self._kept: ResponseHead | None = None
         self._no_backend: Unavailable | None = None
-        # The state: what judges the answer that is awaited.
+        # The state: the function that handles the awaited answer.
         self._after: Callable[[Route, Outcome], Step] = Route._after_backend
 
     def begin(self, backend: Availability, frontend: Availability, *, may_wait: bool = True) -> Step:
-        """Decide what to do first; without `may_wait` its time for waiting is over."""
+        """Decide the first step; without `may_wait` its waiting time is over."""
         head, router = self._head, self._router
         refused = host_refusal(head.host, router.plan.allowed_hosts)
         if refused is not None:
@@ -238,7 +239,7 @@ class Route:
         if router.is_frontend_alone:
             return self._ask_frontend("no backend")
         if _VITE_PING in head.values.get(b"accept", b"") and head.has_token(b"accept", _VITE_PING):
-            # Any answer counts as "alive", so that while Vite is not the connection has to be reset.
+            # Any answer counts as "alive", so while Vite is down the connection has to be reset.
             self._is_ping = True
             return self._ask_frontend("vite's ping") if frontend is _READY else Signal.RESET
         rule = router.rule_of(path)
@@ -281,11 +282,11 @@ class Route:
         if not self._is_part:
             if not has_metadata or self._side_of_page() != "frontend":
                 return None
-            # Data, or a service worker hides what it is for: then its name tells what no answer to it can be.
+            # Data, or a service worker hides its use: then the name shows which answers are impossible.
             self._is_part = is_named_like_an_asset(head)
             return _REMEMBERED if known == "frontend" else None
         page = self._side_of_page()
-        # What only looks like a part of a page may be anything if it comes from elsewhere.
+        # A request that only looks like a part of a page may be anything if it comes from elsewhere.
         self._is_part = has_metadata or page == "frontend"
         if page == "frontend" and known != "backend":
             return "part of the frontend's page"
@@ -297,7 +298,7 @@ class Route:
         if site != b"same-origin":
             return None
         if b"referer" not in values:
-            # Its page does not want to be named (`Referrer-Policy: no-referrer`).
+            # Its page hides its address (`Referrer-Policy: no-referrer`).
             return self._router.newest if b"sec-fetch-site" in values else None
         path = referring_path(self._head)
         return None if path is None else self._router.side_of(path)
@@ -307,7 +308,7 @@ class Route:
         return _ASK_FRONTEND
 
     def next(self, outcome: Outcome) -> Step:
-        """Decide what follows from what came of the step before."""
+        """Decide the step that follows from the outcome of the last one."""
         return self._after(self, outcome)
 
     def _after_own(self, outcome: Outcome) -> Step:
@@ -316,7 +317,7 @@ class Route:
     # --- The backend has answered ---
 
     def _after_settled(self, outcome: Outcome) -> Step:
-        """The settings say that the backend's answer counts."""
+        """By the settings, the backend's answer counts."""
         if not isinstance(outcome, ResponseHead):
             return self._without_backend(outcome)
         if outcome.status != 404:
@@ -335,14 +336,14 @@ class Route:
         return self._fall_back(outcome)
 
     def _without_backend(self, error: UpstreamError) -> Step:
-        """There is no answer of the backend; if there is no backend at all, the frontend is asked."""
+        """The backend has not answered; if there is no backend at all, the frontend is asked."""
         if isinstance(error, Unavailable) and error.availability is Availability.ABSENT:
             self._no_backend = error
             return self._ask_frontend("no backend")
         return Fail(error)
 
     def _after_other_answer(self, answer: ResponseHead) -> Step:
-        """The backend has not said 404: that counts, unless nothing can be done with it where it is for."""
+        """The backend's answer is not a 404: it counts, unless it cannot be used for the request."""
         head, router, status = self._head, self._router, answer.status
         path = self._path
         router.pages.drop(path)
@@ -366,7 +367,7 @@ class Route:
         return _BACKEND_ANSWERED
 
     def _fall_back(self, answer: ResponseHead) -> Step:
-        """Ask the frontend, too, unless the answer says that it is final, or cannot be kept."""
+        """Ask the frontend, too, unless the answer is final, or cannot be kept."""
         said = f"backend {answer.status}"
         if answer.has_token(b"x-orchestra-final", b"1"):
             return Answer(f"{said}, final")
@@ -378,7 +379,7 @@ class Route:
         return _FALL_BACK
 
     def _after_fallback(self, outcome: Outcome) -> Step:
-        """The frontend's answer replaces the backend's, or that stands."""
+        """The frontend's answer replaces the backend's, or the backend's stays."""
         head, kept, said = self._head, self._kept, self._reason
         assert kept is not None  # noqa: S101 - see `_fall_back`
         is_window = is_navigation(head) or is_for_a_window(head)
@@ -386,7 +387,7 @@ class Route:
             case ResponseHead(status=status):
                 is_html = outcome.media_type in HTML
                 if status in _NOT_KNOWN:
-                    # Of two that have nothing, a window shows the one that was made for people.
+                    # If both have nothing, a window shows the answer that is made for people.
                     is_better = status == 404 and is_html and is_window and kept.media_type not in HTML
                 elif kept.status != 404 and self._is_part:
                     is_better = _is_for_a_page(outcome)
@@ -420,13 +421,13 @@ class Route:
     # --- The frontend has answered ---
 
     def _see_window(self, answer: ResponseHead) -> None:
-        """Remember whose page a window has got; a redirect is none yet."""
+        """Remember which side's page a window has got; a redirect does not count."""
         head = self._head
         if (is_navigation(head) or is_for_a_window(head)) and not _is_redirect(answer):
             self._router.saw_window(self._path, "frontend")
 
     def _after_asset(self, outcome: Outcome) -> Step:
-        """What the frontend says counts unless it has no asset; then the backend is asked."""
+        """The frontend's answer counts unless it has no asset; then the backend is asked."""
         router, path = self._router, self._path
         if isinstance(outcome, ResponseHead):
             if _is_for_a_page(outcome):
@@ -434,7 +435,7 @@ class Route:
                     router.assets.learn(path, "frontend")
                 return Answer(self._reason)
             if outcome.status >= 500 and outcome.status != 501:
-                # It has one, which is broken.
+                # It has the asset, which is broken.
                 return Answer(self._reason)
             router.assets.forget(path)
             self._unknown.forget(path)
@@ -443,7 +444,7 @@ class Route:
         return _ASK_BACKEND
 
     def _after_frontend(self, outcome: Outcome) -> Step:
-        """The frontend's answer counts; only that its page does not stand for data of an absent backend."""
+        """The frontend's answer counts, except a page that is no answer while the backend is absent."""
         head = self._head
         if not isinstance(outcome, ResponseHead):
             return Signal.RESET if self._is_ping else Fail(outcome)
@@ -460,20 +461,20 @@ def _is_redirect(answer: ResponseHead) -> bool:
 
 
 def _is_for_a_page(answer: ResponseHead) -> bool:
-    """Whether an answer is what a part of a page can be."""
+    """Whether an answer can be a part of a page."""
     is_success = 200 <= answer.status < 300 or answer.status == 304
     return is_success and answer.media_type not in HTML
 
 
 def availability(newest: StateChanged | None) -> Availability:
-    """Decide what the newest report of an upstream's process means for a request that wants it."""
+    """Decide what the newest report on an upstream's process means for its requests."""
     if newest is None:
         return Availability.HOLD
     match newest.state:
         case State.READY:
             return Availability.READY if newest.url else Availability.HOLD
         case State.UNHEALTHY:
-            # One that lives and does not listen is broken: it has to be mended first.
+            # A process that lives and does not listen is broken: it has to be fixed first.
             return Availability.READY if newest.url else Availability.FAIL
         case State.FAILED | State.COMPLETED | State.STOPPED:
             return Availability.FAIL

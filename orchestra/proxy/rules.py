@@ -1,14 +1,14 @@
-"""Whose a path is: by the settings, and by what was learned from answers.
+"""Which side a path belongs to: by the settings, and by what was learned from answers.
 
-Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, all that no prefix
-matches is the frontend's. A further frontend has a prefix of its own, with all that its Vite has below it.
+Vite's own paths come first, then the longest prefix of all settings; with `backend_paths`, paths without a
+matching prefix are the frontend's. A further frontend has a prefix of its own, with everything below it.
 
-What was learned has no queries, and the oldest is dropped when it takes too many bytes; pages apart from
-assets, so that the modules of a large page cannot evict the page. All of it outlives a restart of the backend
-but for one thing: that the backend did not know a path.
+Learned paths have no queries. The oldest are dropped when they take too many bytes; pages are counted apart
+from assets, so that the modules of a large page cannot evict the page. All of it survives a restart of the
+backend, except that the backend did not know a path.
 
-Not here: what is asked in which order, and what is learned when (`route`); which pages are the frontend's
-from one run to the next (`remembered`).
+Not here: the order of upstreams, and when something is learned (`route`); which pages are the frontend's from
+one run to the next (`remembered`).
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ Side: TypeAlias = Literal["backend", "frontend"]
 
 OWN_PREFIX = f"{OWN_PATH}/".encode()
 _VITE_PROTOCOLS = (b"vite-hmr", b"vite-ping")
-# Bytes of paths that are remembered: more than the 10,000 modules of the largest apps have.
+# Bytes of remembered paths: more than the 10,000 modules of the largest apps have.
 ASSET_BYTES = 2 * 1024 * 1024
 PAGE_BYTES = 256 * 1024
-# What an entry takes beside its path, about.
+# The approximate size of an entry beside its path.
 _ENTRY_BYTES = 100
 
 
 class Rule(Struct, frozen=True):
-    """Which side the settings give a path to, and why, in words for the dashboard.
+    """The side that the settings give a path to, and the reason, for the dashboard.
 
     Attributes:
-        further: Of a further frontend, its prefix.
+        further: The prefix of a further frontend.
     """
 
     side: Side
@@ -67,10 +67,10 @@ _BACKEND_SOCKETS = Rule("backend", "backend_prefixes")
 
 
 def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable[[bytes], Rule | None]:
-    """Return what finds the rule of a path: Vite's own, else that of the longest prefix by whole segments.
+    """Return a function that finds the rule of a path: Vite's own, otherwise that of the longest prefix.
 
-    Each rule is given with its prefixes, one that ends in a slash for all below it. Of two with the same
-    prefix the first counts.
+    Prefixes match by whole segments. Each rule is given with its prefixes; one that ends in a slash stands
+    for all below it. If two have the same prefix, the first counts.
     """
     rules: dict[bytes, Rule] = {}
     for rule, prefixes in given:
@@ -90,14 +90,14 @@ def _rules(*given: tuple[Rule, Iterable[str]], default: Rule | None) -> Callable
 
 
 class WebSocketRoute(Struct, frozen=True):
-    """Where a WebSocket goes.
+    """The route of a WebSocket.
 
     Attributes:
         side: The upstream.
-        reason: Why, in words for the dashboard.
-        kind: What the stream is called.
+        reason: The reason, for the dashboard.
+        kind: The kind of the stream.
         is_ping: Vite's client asks whether Vite is alive; see `Route`.
-        is_guess: Nothing says that the frontend has it but that nothing else does. Vite never answers then.
+        is_guess: The frontend is only assumed to have it. If it does not, Vite never answers.
     """
 
     side: UpstreamName
@@ -108,14 +108,14 @@ class WebSocketRoute(Struct, frozen=True):
 
 
 class Sides(dict[bytes, Side]):
-    """Which side answers a path; beyond `most_bytes`, the oldest are dropped."""
+    """The side that has answered each path; beyond `most_bytes`, the oldest are dropped."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()
         self._left = most_bytes
 
     def learn(self, path: bytes, side: Side) -> None:
-        """The side has answered."""
+        """Take note that the side has answered."""
         if path not in self:
             self._left -= len(path) + _ENTRY_BYTES
         self[path] = side
@@ -123,27 +123,27 @@ class Sides(dict[bytes, Side]):
             self.forget(next(iter(self)))
 
     def forget(self, path: bytes) -> None:
-        """What is known of a path does not hold any more."""
+        """Drop all knowledge of a path."""
         if self.pop(path, None) is not None:
             self._left += len(path) + _ENTRY_BYTES
 
 
 class Router:
-    """The rules of one plan, and what was learned of paths.
+    """The rules of one plan, and learned paths.
 
     Args:
-        pages: The frontend's pages that are known from earlier runs; ``None``: no run is remembered.
-        has_own: Something serves our own paths.
-        remembers: Whether it is remembered what the backend did not know.
+        pages: Known pages of the frontend from earlier runs; ``None``: they are not stored.
+        has_own: Whether our own paths are served.
+        remembers: Whether paths are remembered that the backend did not know.
 
     Attributes:
-        rule_of: Which side the settings give a path to.
-        pages: Pages that are known to be the frontend's.
-        assets: What the frontend has answered to its own page, or the backend after the frontend did not know
-            it. It may be that the backend has the former, too.
-        windows: What a window got last.
-        newest: Which side the newest page of any window is of.
-        unknown: What the backend did not know, and the frontend did.
+        rule_of: The rule of a path by the settings.
+        pages: Known pages of the frontend.
+        assets: Paths that the frontend has answered for its own pages, which the backend may have, too; or
+            the backend, because the frontend did not know them.
+        windows: The pages that windows got last.
+        newest: The side of the newest page in any window.
+        unknown: Paths that the backend did not know, and the frontend did.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Router:
         self._unknown_bytes = ASSET_BYTES if remembers else 0
         self.forget_unknown()
         self.fallback_methods = frozenset(method.encode("ascii") for method in plan.fallback_methods)
-        # Then its answers are never replaced; a backend that was looked for and not found is another case.
+        # Then its answers are never replaced; a backend that was searched and not found is another case.
         self.is_frontend_alone = plan.backend is None
         further = [(Rule("frontend", "frontends", each), [each.rstrip("/")]) for each in plan.frontends]
         ours = ((_VITES, VITE_PATHS), *further, (_FRONTENDS, plan.frontend_paths))
@@ -176,21 +176,21 @@ class Router:
         )
 
     def forget_unknown(self) -> None:
-        """The backend may know other paths now; requests that are on their way teach the old `unknown`."""
+        """Forget what the backend did not know, as it may have changed; requests in flight use the old."""
         self.unknown = Sides(self._unknown_bytes)
 
     def saw_window(self, path: bytes, side: Side) -> None:
-        """A window has got its page."""
+        """Take note that a window has got its page."""
         self.windows.learn(path, side)
         self.newest = side
 
     def frontend_of(self, path: bytes) -> str:
-        """Return which frontend answers a path if one does: the prefix of a further one, or ``frontend``."""
+        """Return the frontend that would answer a path: the prefix of a further one, or ``frontend``."""
         rule = self.rule_of(path)
         return (rule and rule.further) or "frontend"
 
     def side_of(self, path: bytes) -> Side | None:
-        """Return which side a page, a module, a style or a worker is of, if that is known."""
+        """Return the side of a page, a module, a style or a worker, if it is known."""
         rule = self.rule_of(path)
         if rule is not None:
             return rule.side
@@ -198,10 +198,10 @@ class Router:
         return side or ("frontend" if self.pages.has(path) else None)
 
     def may_fall_back(self, head: RequestHead) -> bool:
-        """Whether a 404 to such a request may fall back, if its path is not the backend's alone.
+        """Whether a 404 to such a request may fall back, unless its path is the backend's alone.
 
-        A frontend that renders pages also takes their forms. It may have come to the page without a request
-        for it: then the newest page tells, if that sends the form to itself.
+        A frontend that renders pages also takes their forms. The page may have been shown without a request
+        for it: then the newest page counts, if it sends the form to itself.
         """
         if head.method in self.fallback_methods:
             return True
@@ -214,7 +214,7 @@ class Router:
         return is_known and path == referring_path(head)
 
     def websocket(self, head: RequestHead, *, has_backend: bool, has_frontend: bool) -> WebSocketRoute:
-        """Decide about a WebSocket."""
+        """Decide the route of a WebSocket."""
         path = head.path
         if path.startswith(OWN_PREFIX):
             return WebSocketRoute("orchestra", "orchestra's own path")

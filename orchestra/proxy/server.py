@@ -1,12 +1,11 @@
 """The proxy as a whole: listeners, connections and their limits, and the orderly end.
 
-Strategy. One `Conversation` and one task for each client connection, and one task that looks at the deadlines
+Strategy. One `Conversation` and one task for each client connection, and one task that checks the deadlines
 of all of them twice a second.
 
-Resource handling: `run` owns the listeners and everything that came of them. When it returns or is cancelled,
-nothing is left open. `close` is the friendly way to end it. So many descriptors are left alone that processes
-can be spawned and probed when connections have taken all others; new connections then wait in the system's
-queue.
+Resource handling: `run` owns the listeners and all connections. When it returns or is cancelled, nothing is
+left open. `close` ends it gracefully. Enough descriptors are reserved to spawn and probe processes when
+connections have taken all others; new connections then wait in the system's queue.
 
 Not here: what happens on one connection (`exchange`), signals, output.
 """
@@ -42,15 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Extras", "Proxy"]
 
-# Seconds between two looks at the deadlines; they are seconds long themselves.
+# Seconds between two checks of the deadlines, which are several seconds long.
 SWEEP = 0.5
 # Client connections at once; one more waits in the system's queue.
 MAX_CONNECTIONS = 1024
 # Descriptors that are left for processes, their output, and probes.
 RESERVED_DESCRIPTORS = 64
-# What requests in flight get when the proxy is closed: enough for an API call, too little to be waited for.
+# Seconds for requests in flight when the proxy closes: enough for an API call, too short to be noticed.
 CLOSE_LIMIT = 2.0
-# The pause after accept has failed for want of descriptors: one has to be closed first.
+# The pause after accept has failed for lack of descriptors: one has to be closed first.
 ACCEPT_PAUSE = 0.1
 
 
@@ -58,12 +57,12 @@ class Proxy:
     """The one address in front of a backend and Vite, or one of them.
 
     Args:
-        plan: What stands behind it.
-        listeners: Sockets that are bound and listen, of any family; they become ours.
-        bus: Where requests, streams and notices are reported.
+        plan: The plan of the proxy.
+        listeners: Listening sockets of any family; they become ours.
+        bus: The bus for events of requests and streams, and for notices.
 
     Attributes:
-        poller: Tells what happens to all sockets, while `run` runs.
+        poller: Watches all sockets while `run` runs.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Proxy:
         return f"<Proxy with {len(self._conversations)} connections, {self._shared!r}>"
 
     def observe(self, event: Event) -> None:
-        """Take note of what the supervisor reports: what is ready, and where."""
+        """Take note of a report of the supervisor: which process is ready, and where."""
         if not isinstance(event, StateChanged):
             return
         shared = self._shared
@@ -101,40 +100,40 @@ class Proxy:
             shared.router.forget_unknown()
         if event.state is State.STOPPING:
             self._end_streams(event.process)
-        # A process that was ready and starts reloads by itself.
+        # A process that goes from ready to starting reloads by itself.
         is_reload = event.previous in (State.READY, State.UNHEALTHY) and event.state is State.STARTING
         if is_reload and self._nursery is not None:
             self._nursery.start_soon(self._drain_reload, event.process)
 
     def decide(self, side: Side, upstream: UpstreamPlan, *, reason: str = "") -> None:
-        """Take note of what an upstream is that the plan had left open, and why, for people.
+        """Take note of which process an upstream is that the plan had left open, and why, for people.
 
-        ``None``: there is none, so that everything goes to the other one.
+        ``None``: there is none, so that the other one gets all requests.
         """
         shared = self._shared
         shared.upstreams[side].gate.decide(upstream, reason=reason)
-        # A backend need not be looked for where nothing but the frontend could be one.
+        # No backend need be found if every process can only be the frontend.
         is_absent = shared.upstreams["backend"].gate.availability is Availability.ABSENT
         frontends = set(shared.upstreams["frontend"].gate.members)
         shared.router.is_frontend_alone = is_absent and frontends.issuperset(shared.plan.candidates)
 
     def change(self, plan: ProxyPlan, processes: Collection[str]) -> None:
-        """Serve by another plan, but at the same address; requests that are on their way are not touched.
+        """Serve by another plan, at the same address; requests in flight are not touched.
 
-        An upstream that was found, and is none of all `processes` that there are now, is open again.
+        An upstream that was found, and is not among all `processes` of the plan, is open again.
         """
         self._shared.change(plan, set(processes))
 
     def recent(self) -> Iterator[RequestHeads | RequestFinished]:
-        """Tell again of the requests that have ended last, oldest first; these events have no numbers."""
+        """Give the events of the requests that ended last, oldest first; they have no numbers."""
         return chain.from_iterable(record.past() for record in self._shared.recent)
 
     def is_backend(self, process: str) -> bool:
-        """Whether a process is known to be behind the backend."""
+        """Whether a process is known to be the backend."""
         return process in self._shared.upstreams["backend"].gate.members
 
     def frontends(self) -> tuple[Address, ...]:
-        """Return where the frontends are that can be asked now."""
+        """Return the addresses of the frontends that are ready."""
         upstreams = (each.gate for each in self._shared.upstreams.values() if each.gate.side == "frontend")
         return tuple(gate.endpoint.address for gate in upstreams if gate.endpoint is not None)
 
@@ -160,10 +159,10 @@ class Proxy:
     def serve(self, transport: Transport, peer: Peer) -> None:
         """Serve a client's connection in a task of `run`, which has to be running."""
         assert self._nursery is not None  # noqa: S101 - as documented
-        # The sweep may have had nothing to do for a while.
+        # The sweep may have paused, as it had nothing to do.
         self._shared.now = trio.current_time()
         conversation = Conversation(self._shared, transport, peer)
-        # At once, and not when its task runs: the next one must not slip past the limit.
+        # At once, and not when its task runs: the next connection must not exceed the limit.
         self._conversations.add(conversation)
         self._work.set()
         self._nursery.start_soon(self._serve, conversation)
@@ -178,15 +177,15 @@ class Proxy:
     async def close(self) -> None:
         """End in an orderly way; `run` then returns.
 
-        Nothing new is accepted, idle connections are closed, WebSockets are told 1001, and requests in flight
-        get 2 s.
+        No connection is accepted any more, idle ones are closed, WebSockets are closed with 1001, and
+        requests in flight get 2 s.
         """
         self._shared.is_closing = True
         self._accepting.cancel()
         for conversation in tuple(self._conversations):
             if conversation.exchange is not None:
                 conversation.exchange.end_stream(GOING_AWAY)
-            # Also if that was all.
+            # In case there was none.
             if conversation.exchange is None:
                 conversation.scope.cancel()
         with trio.move_on_after(CLOSE_LIMIT):
@@ -197,10 +196,10 @@ class Proxy:
             await self._has_ended.wait()
 
     async def before_stop(self, process: str) -> None:
-        """Drain a child of a process that is about to be stopped: wait for the requests in flight.
+        """Drain a child of a process that is about to be stopped: wait for its requests in flight.
 
-        Its WebSockets are told 1012, its event streams end. It is told apart from one that has replaced it by
-        what was reported: this one is not ready any more, or not the one that is.
+        Its WebSockets are closed with 1012, its event streams end. It is distinguished from a successor by
+        the reports: it is no longer ready, or not the process's ready child.
         """
         self._end_streams(process)
         while self._asked_of(process):
@@ -218,7 +217,7 @@ class Proxy:
             exchange.asker.end_early()
 
     def _asked_of(self, process: str) -> set[Exchange]:
-        """The exchanges in which a child of a process is asked that no other request is sent to any more."""
+        """The exchanges with a child of a process that gets no further requests."""
         return {
             exchange
             for conversation in self._conversations
@@ -249,12 +248,12 @@ class Proxy:
             except OSError as exc:
                 if exc.errno not in OUT_OF_DESCRIPTORS:
                     raise
-                # New connections wait; idle ones to upstreams are what we can do without.
+                # New connections wait; idle ones to upstreams are dispensable.
                 self._drop_idle()
                 await trio.sleep(ACCEPT_PAUSE)
                 continue
             self.serve(SocketTransport(sock, self.poller), Peer(address.removeprefix("::ffff:"), port))
-            # It would live on here until the next one comes.
+            # Otherwise the variable would keep the socket open until the next one comes.
             del sock
 
     def _drop_idle(self, now: float = inf) -> None:
@@ -270,7 +269,7 @@ class Proxy:
             await self._work.wait()
 
     def _expire(self) -> None:
-        # Not in `_sweep`, whose variables would keep a connection alive until the next look.
+        # Not in `_sweep`, whose variables would keep a connection alive until the next check.
         now = self._shared.now = trio.current_time()
         for conversation in tuple(self._conversations):
             if conversation.deadline <= now:
@@ -281,7 +280,7 @@ class Proxy:
 
 
 def _limits() -> tuple[int, int]:
-    """Return how many connections of clients there may be, and how many idle ones to each upstream."""
+    """Return the limit of client connections, and of idle ones to each upstream."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS, IDLE_CONNECTIONS

@@ -1,4 +1,4 @@
-"""What all exchanges of a proxy share: its plan, its upstreams, its rules, and what there is for development.
+"""What all exchanges of a proxy share: its plan, its upstreams, its rules, and its parts for development.
 
 Not here: what an exchange is (`exchange`), which ones there are (`server`).
 """
@@ -37,37 +37,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Extras", "Pages", "Shared"]
 
-# A screen of them. Each holds some 4 KiB of heads: with 300, nothing that a request takes is left in the
-# processor's cache, and each cost a tenth more.
+# A screen of them. Each holds some 4 KiB of heads: with 300, the working set of a request no longer fits the
+# processor's cache, and each costs a tenth more.
 _MOST_RECENT = 30
 
 
 class Pages(Protocol):
-    """Changes documents on their way to a window. It neither waits nor raises."""
+    """Changes documents on their way to a window. Its methods neither wait nor raise."""
 
     def asks(self, head: RequestHead) -> RequestHead | None:
-        """Return what upstreams are asked in place of `head`; ``None`` if no answer to it is changed."""
+        """Return the request for upstreams instead of `head`; ``None`` if the answer is not changed."""
 
     def change(
         self, request: RequestHead, answer: ResponseHead, body: Body, upstream: UpstreamName
     ) -> tuple[ResponseHead, Body]:
-        """Return what passes in place of an answer to such a request, and of its body: the same, maybe."""
+        """Return what passes instead of an answer to such a request, and of its body; possibly the same."""
 
     def tag(self, request: RequestHead, status: int) -> str:
-        """Return what a page of our own that answers `request` has in its head; may be empty."""
+        """Return the tag for a page of our own that answers `request`; may be empty."""
 
 
 class Extras(Struct, frozen=True, kw_only=True):
-    """What a proxy has beside its plan; all from `frontend_pages` on is for development.
+    """The parts of a proxy beside its plan; from `frontend_pages` on they are for development.
 
     Attributes:
-        tail: Gives the last lines that a process wrote, for the pages that say why it is not there.
-        refused: Told of each process that is ready and refuses a connection.
-        dial: How to connect to an upstream, if not by a socket.
-        frontend_pages: The pages that are known to be the frontend's: they do not wait for the backend.
-        own: Connects to what serves our own paths, ``/__orchestra__/``; without it they are 404.
+        tail: Gives the last lines of a process, for pages that explain why it is down.
+        refused: Called for each process that is ready and refuses a connection.
+        dial: Connects to an upstream, if not by a socket.
+        frontend_pages: Known pages of the frontend, which do not wait for the backend.
+        own: Connects to the control app for our own paths, ``/__orchestra__/``; without it they are 404.
         pages: Changes documents on their way to a window; without it all pass as they are.
-        failed: Told of each answer of the backend with a status from 500 on, by the request.
+        failed: Called with each request that the backend answers with a status from 500 on.
     """
 
     tail: Callable[[str], Sequence[str]] = lambda _process: ()
@@ -80,18 +80,18 @@ class Extras(Struct, frozen=True, kw_only=True):
 
 
 class Shared:
-    """What all exchanges of a proxy share.
+    """The state that all exchanges of a proxy share.
 
     Attributes:
         changed: Where tasks wait for the next report on any process.
-        clock: What `trio.current_time` asks in the end, at a third of its price, while the proxy runs.
+        clock: The clock behind `trio.current_time`, at a third of the cost, while the proxy runs.
         ended: Where tasks wait for the end of an exchange or a connection.
-        most_idle: How many idle connections to an upstream are kept at most.
-        hints: Says which settings may be missing.
-        is_closing: No connection is used for another request any more.
+        most_idle: The limit of idle connections to an upstream.
+        hints: Finds out which settings may be missing.
+        is_closing: Whether no connection is used for further requests.
         recent: The requests that have ended last, oldest first.
-        newest: The newest report on each process: which of them an upstream is may be decided later.
-        now: The time on trio's clock, as exactly as limits of time are kept.
+        newest: The newest report on each process; which of them is an upstream may be decided later.
+        now: The time on trio's clock, with the precision of the time limits.
         start_soon: Starts a task beside those of the connections, while the proxy runs.
         upstreams: ``backend`` and ``frontend``, perhaps ``orchestra``, and further frontends by prefix.
     """
@@ -116,7 +116,7 @@ class Shared:
             for key, planned in plan.upstreams.items()
         }
         if extras.own is not None:
-            # It is in this process, and has no address that could be dialled.
+            # It is in this process, and has no address to dial.
             place = Address("localhost", 0)
             self.upstreams["orchestra"] = Upstream(
                 self, "orchestra", place, partial(self._dial_own, extras.own)
@@ -143,18 +143,18 @@ class Shared:
             planned, upstream = plan.upstreams.get(key), self.upstreams.get(key)
             if upstream is None:
                 self.upstreams[key] = Upstream(self, "frontend", planned, self._dial)
-            # What was found stays unless its process is gone.
+            # A found process stays unless it is gone.
             elif planned != before.upstreams.get(key) or not processes.issuperset(upstream.gate.members):
                 upstream.gate.plan(planned)
                 upstream.sweep(self.now)
         self.router = self._new_router()
 
     def _new_router(self) -> Router:
-        # That something elsewhere was restarted is not reported.
+        # A restart of a server elsewhere is not reported.
         remembers = self.plan.memo and self.upstreams["backend"].gate.is_supervised
         pages, has_own = self.extras.frontend_pages, self.extras.own is not None
         return Router(self.plan, pages=pages, has_own=has_own, remembers=remembers)
 
     def frontend_of(self, head: RequestHead) -> Upstream:
-        """Return the frontend that answers a request if one does."""
+        """Return the frontend that would answer a request."""
         return self.upstreams[self.router.frontend_of(head.path) if self.plan.frontends else "frontend"]

@@ -1,14 +1,14 @@
-"""TLS to an upstream that asks for it: a transport over another one, at its client's end.
+"""TLS to an upstream, as a client: a transport on top of another one.
 
-Strategy. OpenSSL works on two buffers in memory. What the transport below receives goes into one, and what is
-in the other is sent below; so there are no sockets here, and flow control stays that of the transport below.
-What was encrypted and could not be sent at once does not count as sent: the caller comes again with the same
-bytes, as it does when there was no room.
+Strategy. OpenSSL works on two buffers in memory: one is filled from the transport below, the other is sent to
+it. So there are no sockets here, and flow control stays that of the transport below. If the encrypted bytes
+cannot be sent at once, the plain ones do not count as sent: the caller sends them again, as it does whenever
+there was no room.
 
-An upstream on this machine may show any certificate: a development server makes its own. Of one elsewhere it
-has to be valid for its name, by the authorities of the system, or those of ``SSL_CERT_FILE``.
+An upstream on this machine may have any certificate: a development server makes its own. Elsewhere it has to
+be valid for the name, by the authorities of the system, or those of ``SSL_CERT_FILE``.
 
-Not here: which upstream is asked in this way (its address says so), certificates of ours.
+Not here: which upstream uses TLS (its address says so), certificates of ours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["TlsTransport", "connect", "context_for"]
 
 @cache
 def context_for(*, is_local: bool) -> ssl.SSLContext:
-    """Give the rules for a connection to an upstream on this machine, or elsewhere."""
+    """Give the TLS settings for a connection to an upstream on this machine, or elsewhere."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_local else ssl.create_default_context()
     if is_local:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -42,7 +42,7 @@ def context_for(*, is_local: bool) -> ssl.SSLContext:
 
 
 class TlsTransport:
-    """A connection with TLS to `host`; what is `below` becomes ours, and `shake_hands` comes first."""
+    """A connection with TLS to `host`; `below` becomes ours, and `shake_hands` has to be called first."""
 
     def __init__(self, below: Transport, host: str, *, context: ssl.SSLContext | None = None) -> None:
         self._below = below
@@ -52,13 +52,13 @@ class TlsTransport:
         self._unsent = b""
         # Bytes of the caller that are encrypted, but do not count as sent yet.
         self._owed = 0
-        # What was received may be more than was taken.
+        # More bytes may have been received than were taken.
         self._has_more = False
         self._has_ended = self._is_closed = False
         self._on_input: OnInput | None = None
 
     async def shake_hands(self) -> None:
-        """Agree with the upstream; `OSError`: it does not speak TLS, or its certificate is not valid."""
+        """Do the handshake; `OSError`: the upstream does not speak TLS, or its certificate is not valid."""
         is_done = False
         while not is_done:
             with suppress(ssl.SSLWantReadError):
@@ -73,7 +73,7 @@ class TlsTransport:
                 await heard.wait()
 
     def _receive(self, max_bytes: int) -> bool:
-        """Take what is here of the transport below; return whether there was something, be it the end."""
+        """Take the bytes that the transport below has; return whether there were any, or its end."""
         data = self._below.take_some(max_bytes)
         if data:
             self._received.write(data)
@@ -90,7 +90,7 @@ class TlsTransport:
             try:
                 piece = self._tls.read(max_bytes - size)
             except ssl.SSLWantReadError:
-                if self._has_ended:  # not every server says farewell; what is complete is known by HTTP
+                if self._has_ended:  # without a closing alert; HTTP shows whether all has come
                     break
                 if pieces or not self._receive(max_bytes):
                     self._has_more = False
@@ -130,7 +130,7 @@ class TlsTransport:
 
     def send_eof(self) -> None:
         """See `Transport.send_eof`."""
-        # Without TLS's own farewell: after that nothing could be received any more.
+        # Without TLS's closing alert: after that nothing could be received any more.
         self._below.send_eof()
 
     def has_input(self) -> bool:
@@ -156,7 +156,7 @@ class TlsTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         if not self._is_closed:
-            with suppress(OSError):  # the upstream has not said farewell yet
+            with suppress(OSError):  # the upstream has not sent its closing alert yet
                 self._tls.unwrap()
             with suppress(OSError, trio.ClosedResourceError):
                 self._below.send_some(self._unsent + self._to_send.read())

@@ -1,13 +1,12 @@
 """Bytes to and from a peer: the small protocol that everything above uses, and its form over TCP.
 
 Strategy. Non-blocking sockets of the standard library. All of them are held by one `Poller` (epoll on Linux,
-kqueue elsewhere), which one task waits for, and which tells each transport that there is something to
-receive. A socket is registered once, not for each wait, and what is to be done next may be a plain function
-(`on_input`): to wake a task costs several times as much. A transport has one reader, be it a task or a
-function, and one writer at a time. A send tries first: most often there is room. Closing is synchronous:
-nothing is awaited in a `finally`.
+kqueue elsewhere), which one task waits for, and which notifies each transport that has something to receive.
+A socket is registered once, not for each wait, and the callback may be a plain function (`on_input`): waking
+a task costs several times as much. A transport has one reader, a task or a function, and one writer at a
+time. A send tries first: usually there is room. Closing is synchronous: nothing is awaited in a `finally`.
 
-That a client has left while we wait for something else is told by the same poller (`on_hangup`).
+The same poller reports that a client has left while we wait for something else (`on_hangup`).
 
 Errors are those of the system (`OSError`) and of trio (`ClosedResourceError`, when we closed it ourselves);
 `connection` gives them their meaning.
@@ -41,21 +40,21 @@ OnInput: TypeAlias = Callable[[], object]
 # Called with whether the peer has reset the connection.
 OnHangup: TypeAlias = Callable[[bool], object]
 
-# The most bytes of one receive: larger ones bring no more throughput.
+# The most bytes of one receive: larger ones do not improve throughput.
 RECEIVE_SIZE = 1048576
-# The same while a head is awaited: malloc has such blocks at hand, larger ones come from the system.
+# The same while a head is awaited: malloc has such blocks available, larger ones come from the system.
 HEAD_SIZE = 65536
-# What is read and dropped before an orderly close, at most: this many receives of what is already there.
+# The most that is read and dropped before an orderly close: so many receives of available bytes.
 _DRAINED = 16
 # Loopback answers in microseconds; this is for upstreams that run elsewhere behind a silent firewall.
 DIAL_TIMEOUT = 10.0
-# Sockets that the poller tells of something at once, and how often, before other tasks have their turn: work
-# for one takes some 25 microseconds, and nothing else should wait for longer than 1 or 2 milliseconds.
+# Sockets that the poller notifies at once, and how often, before other tasks have their turn: work for one
+# takes some 25 microseconds, and nothing else should wait for longer than 1 or 2 milliseconds.
 _BATCH = 16
 _ROUNDS = 4
-# What a poller tells, in epoll's numbers: something can be received; that is the end; it is an error.
+# The poller's events, in epoll's numbers: input, the end, an error.
 _INPUT, _ERROR, _END = 0x1, 0x8, 0x2018
-# What it is asked for: input and the end, each once when it is new (EPOLLIN, EPOLLRDHUP, EPOLLET).
+# The events that it requests: input and the end, each once when it is new (EPOLLIN, EPOLLRDHUP, EPOLLET).
 _WANTED = 0x80002001
 
 
@@ -63,35 +62,35 @@ class Transport(Protocol):
     """A connection to one peer."""
 
     def take_some(self, max_bytes: int = RECEIVE_SIZE) -> bytes | None:
-        """Return bytes that are here, without waiting: ``None`` if there are none, ``b""`` at the end."""
+        """Return available bytes, without waiting: ``None`` if there are none, ``b""`` at the end."""
 
     async def send_all(self, data: Buffer) -> None:
-        """Send everything; waits while the peer does not read (that is the only flow control there is)."""
+        """Send everything; waits while the peer does not read (that is the only flow control)."""
 
     def send_some(self, data: Buffer) -> int:
-        """Send what there is room for, without waiting; return how much that was."""
+        """Send as much as there is room for, without waiting; return the number of bytes."""
 
     def send_eof(self) -> None:
-        """Say that nothing more will be sent; receiving goes on."""
+        """Half-close: send nothing more; receiving goes on."""
 
     def has_input(self) -> bool:
-        """Whether `take_some` has something to say: bytes, the end, or an error."""
+        """Whether `take_some` has a result: bytes, the end, or an error."""
 
     def on_input(self, callback: OnInput | None) -> None:
-        """Call `callback`, which must not raise, once, when there is input; ``None`` takes it back."""
+        """Call `callback`, which must not raise, once, when there is input; ``None`` unsets it."""
 
     def on_hangup(self, callback: OnHangup | None) -> None:
-        """Call `callback`, once, when the peer has stopped sending or is gone; ``None`` takes it back."""
+        """Call `callback`, once, when the peer has stopped sending or is gone; ``None`` unsets it."""
 
     def close(self) -> None:
-        """End it in order: what was sent still arrives; a task that waits gets `trio.ClosedResourceError`."""
+        """Close it gracefully: sent bytes still arrive; a waiting task gets `trio.ClosedResourceError`."""
 
     def abort(self) -> None:
         """Close it so that the peer sees an error, not an end (a TCP reset)."""
 
 
 class SocketTransport:
-    """A connected TCP socket, which becomes ours and non-blocking; the poller tells what happens to it."""
+    """A connected TCP socket, which becomes ours and non-blocking; the poller notifies it."""
 
     __slots__ = ("_end_news", "_fd", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
 
@@ -100,11 +99,11 @@ class SocketTransport:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
-        # For trio a number is cheaper than a socket; -1 once it is closed.
+        # A number is cheaper for trio than a socket; -1 once it is closed.
         self._fd = sock.fileno()
         self._size = HEAD_SIZE
-        # The poller tells of news only, so what it has told is remembered until it was received; that we have
-        # closed it is remembered for good.
+        # The poller only reports new events, so they are remembered until they are handled; our own close is
+        # remembered for good.
         self._is_readable = False
         self._end_news = 0
         self._on_input: OnInput | None = None
@@ -135,10 +134,10 @@ class SocketTransport:
             self._is_readable = False
             return None
         if len(data) < size:
-            # All that was there; an end is not told of again.
+            # No more bytes are available; an end is not reported again.
             self._is_readable = self._end_news > 0
         elif size == self._size < RECEIVE_SIZE:
-            # There is more: a body, and not one of the many small messages.
+            # There are more: a body, and not one of the many small messages.
             self._size *= 2
         return data
 
@@ -185,7 +184,7 @@ class SocketTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         if self._fd >= 0:
-            # A close with bytes unread is a reset, which ends servers that do not handle it (Vite).
+            # A close with unread bytes is a reset, which ends servers that do not handle it (Vite).
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_WR)
                 for _ in range(_DRAINED):
@@ -210,7 +209,7 @@ class SocketTransport:
 
 
 class Poller:
-    """Holds sockets and tells each one that there is something to receive, an end, or an error.
+    """Watches sockets, and notifies each of input, an end, or an error.
 
     Resource handling: `close` it after its sockets; `run` then no longer works.
     """
@@ -220,34 +219,35 @@ class Poller:
         self._set = _Set()
 
     def add(self, fd: int, tell: Callable[[int], None]) -> None:
-        """Call `tell` with each piece of news of `fd`."""
+        """Call `tell` with each event of `fd`."""
         self._tell[fd] = tell
         self._set.register(fd, _WANTED)
 
     def tell_again(self, fd: int, tell: Callable[[int], None]) -> None:
-        """Call `tell` with what was told of `fd` before, or just so if that is closed."""
+        """Call `tell` with the last events of `fd` again, or without any if it is closed."""
         if fd >= 0:
             self._set.modify(fd, _WANTED)
         else:
             trio.lowlevel.current_trio_token().run_sync_soon(tell, _INPUT)
 
     def remove(self, fd: int) -> None:
-        """Forget `fd`; has to come before it is closed."""
+        """Forget `fd`; required before it is closed."""
         if self._tell.pop(fd, None) is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._set.unregister(fd)
 
     async def run(self) -> None:
-        """Tell, until cancelled."""
+        """Notify sockets until cancelled."""
         while True:
             await wait_readable(self._set)
-            # Work for one connection often makes news of another; to wait once more costs ten times as much.
+            # Handling one connection often causes events of another; a second wait would cost ten times as
+            # much.
             for _ in range(_ROUNDS):
                 if not self._tell_all():
                     break
 
     def _tell_all(self) -> int:
-        # Not in `run`, whose variables would keep a connection alive until there is news of another one.
+        # Not in `run`, whose variables would keep a connection alive until the next event of another one.
         all_news = self._set.poll(0, _BATCH)
         for fd, news in all_news:
             tell = self._tell.get(fd)
@@ -256,7 +256,7 @@ class Poller:
         return len(all_news)
 
     def close(self) -> None:
-        """Give the poller back to the system."""
+        """Return the poller to the system."""
         self._tell.clear()
         trio.lowlevel.notify_closing(self._set)
         self._set.close()
@@ -268,7 +268,7 @@ if sys.platform == "linux":
 else:
 
     class _Set:
-        """What the poller uses of epoll, made of kqueue."""
+        """The subset of epoll that the poller uses, built on kqueue."""
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
@@ -298,9 +298,9 @@ else:
 
 
 async def dial(address: Address, poller: Poller) -> SocketTransport:
-    """Connect to a unix socket, or to a literal address, or to all that a name means, as the system prefers.
+    """Connect to a unix socket, to a literal address, or to all addresses of a name in the system's order.
 
-    `OSError`: nothing listens there; of several attempts, the last one's.
+    `OSError`: nothing listens there; of several attempts, the error of the last one.
     """
     with trio.move_on_after(DIAL_TIMEOUT):
         with await connected(address) as sock:
@@ -309,14 +309,14 @@ async def dial(address: Address, poller: Poller) -> SocketTransport:
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, str]:
-    """Wait for a connection; return its socket and the peer's address.
+    """Accept a connection; return its socket and the peer's address.
 
-    `OSError`: the system cannot give us one (most often: no descriptors are left).
+    `OSError`: the system refuses (usually no descriptors are left).
     """
     while True:
         with contextlib.suppress(InterruptedError, ConnectionAbortedError):
             try:
-                # Most often several come at once.
+                # Often several connections arrive together.
                 sock, address = listener.accept()
                 return sock, str(address[0])
             except BlockingIOError:

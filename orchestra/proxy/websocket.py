@@ -1,13 +1,12 @@
 """A WebSocket between a browser and an upstream: the upstream's handshake, then bytes both ways.
 
 Strategy. Nothing is decoded: once the upstream has accepted the browser's own handshake, the bytes of each
-direction are passed on as they come, so that compression, frame sizes, pings and close codes stay what they
-are, at the price of a memory copy. A `FrameTap` watches the frame headers go by. It knows whether a frame is
-just over, and only then can a close frame of ours be put in: when the run ends (1001), or when the upstream
-is about to be restarted (1012).
+direction are passed on as they come. So compression, frame sizes, pings and close codes do not change, at the
+price of a memory copy. A `FrameTap` follows the frame headers, because a close frame of ours can only be
+inserted between two frames: when the run ends (1001), or before the upstream is restarted (1012).
 
 There is no idle limit: HMR sockets are silent for hours. When one side has stopped sending, the other may
-finish what it has to say.
+finish.
 
 Not here: which upstream is asked, and whether the browser may (`route`, `forward`).
 """
@@ -44,11 +43,11 @@ __all__ = ["GOING_AWAY", "SERVICE_RESTART", "FrameTap", "Tunnel", "admit", "hand
 GOING_AWAY = int(CloseReason.GOING_AWAY)
 SERVICE_RESTART = int(CloseReason.SERVICE_RESTART)
 
-# Seconds for one side after the other has ended: a half-closed WebSocket has nothing more to send, as a rule.
+# Seconds for one side after the other has ended: a half-closed WebSocket usually sends nothing more.
 HALF_CLOSED_LIMIT = 10.0
 # Seconds for the other sides' close frames after ours (Chromium and Node answer at once).
 CLOSE_FRAME_LIMIT = 1.0
-# Refused origins that get a notice; further ones see the refusal in their answers alone.
+# Refused origins that get a notice; others only see the refusal in their answers.
 _MAX_ORIGINS = 100
 
 _Side: TypeAlias = "ClientConnection | UpstreamConnection"
@@ -58,7 +57,7 @@ _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
 
 
 def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
-    """Decide where a request for a WebSocket goes; `BadMessage` if it is none, or not allowed."""
+    """Decide the route of a request for a WebSocket; `BadMessage` if it is not valid, or not allowed."""
     fault = request_fault(head)
     if fault is not None:
         raise fault
@@ -78,7 +77,7 @@ def admit(head: RequestHead, peer: Peer, shared: Shared) -> WebSocketRoute:
 
 
 def request_fault(head: RequestHead) -> BadMessage | None:
-    """Say why a request is none for a WebSocket; ``None`` if it is (RFC 6455 4.2.1)."""
+    """Say why a request is not valid for a WebSocket; ``None`` if it is (RFC 6455 4.2.1)."""
     status = 400
     if head.method != b"GET" or head.version != b"1.1" or head.has_body:
         text = "a WebSocket begins with an HTTP/1.1 GET without a body"
@@ -94,7 +93,7 @@ def request_fault(head: RequestHead) -> BadMessage | None:
 
 
 def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
-    """Say why a 101 does not accept what `request` asked for; ``None`` if it does (RFC 6455 4.1)."""
+    """Say why a 101 does not accept `request`; ``None`` if it does (RFC 6455 4.1)."""
     if not answer.has_token(b"upgrade", b"websocket"):
         return "the 101 does not upgrade to websocket"
     if not answer.has_token(b"connection", b"upgrade"):
@@ -106,7 +105,7 @@ def handshake_fault(request: RequestHead, answer: ResponseHead) -> str | None:
 
 
 class FrameTap:
-    """Watches one direction of a WebSocket go by, in pieces of any size (frames: RFC 6455 5.2).
+    """Follows the frames in one direction of a WebSocket, in pieces of any size (RFC 6455 5.2).
 
     Attributes:
         close_code: The code of the first close frame; 1005 if that had none (RFC 6455 7.1.5).
@@ -115,9 +114,9 @@ class FrameTap:
     __slots__ = ("_held", "_left", "close_code")
 
     def __init__(self) -> None:
-        # The beginning of a frame that does not tell enough yet.
+        # The incomplete header of a frame.
         self._held = b""
-        # Bytes that are still to come of the frame before.
+        # Bytes of the current frame that have not passed yet.
         self._left = 0
         self.close_code: int | None = None
 
@@ -127,7 +126,7 @@ class FrameTap:
         return not self._held and not self._left
 
     def feed(self, data: bytes) -> None:
-        """Watch `data` go by."""
+        """Follow the frames in `data`."""
         data = self._held + data
         begin, end = self._left, len(data)
         while begin + 2 <= end:
@@ -154,14 +153,15 @@ class FrameTap:
 class _Flow:
     """One direction of a tunnel.
 
-    The scope is the tunnel's: it is cancelled when one side is gone, and has a limit once one side has ended.
+    The scope is the tunnel's: it is cancelled when one side is gone, and has a deadline once one side has
+    ended.
     """
 
     def __init__(self, source: _Side, sink: _Side, scope: trio.CancelScope) -> None:
         self.sink = sink
         self.tap = FrameTap()
         self.size = 0
-        self.is_whole = False  # all that the source had to say was passed on
+        self.is_whole = False  # all bytes of the source were passed on
         self.fault: Exception | None = None
         self._has_ended = False
         self._source = source
@@ -188,7 +188,7 @@ class _Flow:
             self._source.transport.on_input(None)
 
     def _pass_on(self) -> None:
-        """Pass on what is here, and what will come, until something has to be awaited."""
+        """Pass available bytes on, and all that arrive, until it has to wait."""
         try:
             data = self._source.take_raw()
             if data:
@@ -207,7 +207,7 @@ class _Flow:
 
 
 class Tunnel:
-    """The bytes of one WebSocket, once both handshakes are done."""
+    """The bytes of one WebSocket, after both handshakes."""
 
     def __init__(self, client: ClientConnection, reply: Reply, record: Record) -> None:
         self._client = client
@@ -219,13 +219,13 @@ class Tunnel:
         self._down = _Flow(reply.connection, client, self._scope)
 
     def end_early(self, code: int) -> None:
-        """End it: send a close frame with `code` to both sides, where none would be put into a frame."""
+        """End it: send a close frame with `code` to both sides, if it does not interrupt a frame."""
         if self._close_code is None:
             self._close_code = code
             self._scope.cancel()
 
     async def run(self, kind: StreamKind) -> None:
-        """Pass on the 101 and what follows until both have ended, one is gone, or `end_early`; close both."""
+        """Pass on the 101 and all bytes until both sides end, one is gone, or `end_early`; close both."""
         up, down, record, head = self._up, self._down, self._record, self._reply.head
         record.upstream = self._reply.side
         # From here on the end of the client's bytes is a half-close, not the client's leaving.
@@ -244,7 +244,7 @@ class Tunnel:
                     await self._send_close_frames(self._close_code)
         finally:
             self._close()
-            # The code that was seen first, or sent by us.
+            # The first code that was received, or sent by us.
             code = up.tap.close_code or down.tap.close_code or self._close_code
             record.stream_closed(code=code, bytes_in=up.size, bytes_out=down.size)
 
@@ -260,7 +260,7 @@ class Tunnel:
 
     def _close(self) -> None:
         up, down = self._up, self._down
-        # An upstream sees an error only if the client's connection broke: some servers do not outlive one.
+        # An upstream sees an error only if the client's connection broke: some servers exit at a reset.
         if isinstance(up.fault, ClientGone) or isinstance(down.fault, ClientGone):
             self._reply.connection.abort()
         else:

@@ -1,13 +1,13 @@
-"""One child of a process, from its spawn to its end: is it ready, does it reload itself, is it well?
+"""One child of a process, from its spawn to its end: its readiness, its own reloads, its health.
 
 A process of the plan has one child after the other, and for a moment two at once when a new one is to take
-over (`handover`). An `Attempt` is one of them, with all that is known of it alone, and reports facts.
+over (`handover`). An `Attempt` is one of them. It has the state of that child alone, and reports facts.
 
 A backend that reloads itself starts again without ending. Its output announces that (`symptoms`), or the
 processes that held its listening socket end. It is ready again when one of those has ended, or a new server
-has logged its start, and HTTP answers: the old one may go on answering for a while. A reload that does not
-come to an end, as uvicorn's while a client is still connected, is reported as stuck. When nothing is left but
-a watcher that waits for a file to change (`child/remains`), the program is broken until it listens again.
+has logged its start, and HTTP answers: the old server may go on answering for a while. A reload that does not
+finish, as uvicorn's while a client is still connected, is reported as stuck. When only a watcher is left that
+waits for a file to change (`child/remains`), the program is broken until it listens again.
 
 Not here: states and what follows from them (`lifecycle`), other children (`handover`).
 """
@@ -44,26 +44,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt"]
 
-# How often a ready process is asked whether it still is, and how often in a row it may fail to answer.
+# Seconds between two probes of a ready process, and how many in a row may fail.
 _HEALTH_PAUSE = 2.0
 _MAX_FAILURES = 3
 # A reload whose old server has not ended by then is stuck: its clients have had their time, and requests are
 # held for three times as long.
 _RELOAD_TIMEOUT = 5.0
-# Pauses between looks whether the old server, or a ready one, still lives; a look costs some microseconds.
+# Pauses between checks whether the old server, or a ready one, still lives; a check costs microseconds.
 _RELOAD_PAUSE = 0.02
 _SERVERS_PAUSE = 0.25
-# Pauses between looks at what is left of a child that comes up: at first, a program may end at once.
+# Pauses between checks of the processes that are left of a starting child: first short, as a program may end
+# at once.
 _FIRST_LOOK_PAUSE = 0.05
 _LONGEST_LOOK_PAUSE = 0.5
-# The same of one that need not be a server: twenty workers that run for hours are not looked at all the time.
+# The pause for a child that need not be a server: twenty workers that run for hours need no frequent checks.
 _LONGEST_IDLE_PAUSE = 5.0
-# Seconds without a socket after which it is said what the reason may be.
+# Seconds without a socket after which a notice gives the probable reason.
 _UNSEEN_AFTER = 5.0
-# The wait after a server has ended, or has found its port taken: its parent, or what it has replaced, may be
+# The wait after a server has ended, or has found its port taken: its parent, or its predecessor, may be
 # ending, too, and then there is nothing to report.
 _LINGER = 0.3
-# How long the question may take that tells a stuck server from one that only announced a reload.
+# Seconds for the probe that distinguishes a stuck server from one that only announced a reload.
 _STUCK_PROBE_TIMEOUT = 1.0
 
 
@@ -71,15 +72,15 @@ class Attempt(Stoppable):
     """One child of a process.
 
     Args:
-        port: What its ``PORT`` says.
-        on_fact: Called with each fact about it, but its end.
-        spawn: What spawns it, if it is not `Run.spawn`.
+        port: Its ``PORT``.
+        on_fact: Called with each fact about it, except its end.
+        spawn: Spawns it; by default `Run.spawn`.
 
     Attributes:
-        listening: Where it listens, while it is ready.
+        listening: The address where it listens, while it is ready.
         second: Its second server, if it is both upstreams.
-        readiness: What it lacks to be ready, or lacked since its last reload.
-        refused: Tasks that wait until a connection to where it listens is refused.
+        readiness: Its readiness checks since the spawn or the last reload.
+        refused: Tasks that wait until a connection to its address is refused.
     """
 
     def __init__(
@@ -100,29 +101,29 @@ class Attempt(Stoppable):
         self._env = env
         self._worker = worker
         self._on_fact = on_fact
-        # What it writes counts from its first line on.
+        # Its output counts from its first line on.
         self.readiness = self._new_readiness()
         self.symptoms = Symptoms(self.plan.command, (str(self.plan.cwd), run.root))
-        # The processes that accepted connections when it was ready last, and where they did.
+        # The processes that accepted connections when it was ready last, and their address.
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
         self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Sign.MOVED))
         self._tree = TreeHistory()
-        self._was_announced = True  # that it comes up: it was spawned, or has announced a reload
+        self._was_announced = True  # its start: the spawn, or the announcement of a reload
         self._phase = trio.CancelScope()  # between two reloads
-        self._nursery: trio.Nursery  # there while there is a child; its tasks end with that
+        self._nursery: trio.Nursery  # exists while there is a child; its tasks end with that
 
     def __repr__(self) -> str:
         return f"<Attempt of {self.plan.name}: {self.child}, at {self.listening}>"
 
     @property
     def plan(self) -> ProcessPlan:
-        """The plan of its process, as it is now."""
+        """The current plan of its process."""
         return self._worker.life.plan
 
     def retire(self, limit: float) -> None:
-        """Stop the child when no client is served by it any more, after `limit` seconds at most."""
+        """Stop the child when it serves no client any more, after `limit` seconds at most."""
         if self.child is None:
             self.stop()
         else:
@@ -139,7 +140,7 @@ class Attempt(Stoppable):
         self._nursery.start_soon(_later, seconds, self.kill)
 
     async def run(self) -> None:
-        """Run it to its end; `end` says how that was."""
+        """Run it to its end; call `end` with its exit."""
         if self.is_ending:
             return
         plan = self.plan
@@ -160,11 +161,11 @@ class Attempt(Stoppable):
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
-        """Say how it ended, and why, as far as its output and the ports that it wants tell."""
+        """Explain how it ended, and why, as far as its output and the ports show."""
         symptoms = self.symptoms
         has_raised = symptoms.failure is not None
         if how.signal is not None or self.is_ending:
-            return Ended(how, has_raised=has_raised)  # what a killed process wrote last is not the reason
+            return Ended(how, has_raised=has_raised)  # The last output of a killed process is not the reason.
         if how.code in (126, 127):
             return Ended(how, symptoms.shell_error(), has_raised)
         if how.code:
@@ -201,7 +202,7 @@ class Attempt(Stoppable):
     def _new_readiness(self) -> Readiness:
         plan, roles = self.plan, self._run.roles
         has_shown = roles is not None and roles.has_shown_frontend(plan.name)
-        # A command that asks is not of the child's family: it is not waited for when the child has ended.
+        # The command of a check is not of the child's family: it is not waited for when the child has ended.
         env = {**self._env, "ORCHESTRA_PROCESS": f"{self.plan.name}:ready"}
         return Readiness(
             self.plan,
@@ -224,7 +225,7 @@ class Attempt(Stoppable):
             await self._until_old_server_is_gone()
 
     async def _come_up(self, leader: int) -> None:
-        """Wait until it is ready; report that, or why it is not going to be."""
+        """Wait until it is ready; report that, or why it cannot become ready."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_when_late)
             nursery.start_soon(self._tell_if_unseen)
@@ -234,7 +235,7 @@ class Attempt(Stoppable):
             if self.plan.role is Role.UNDECIDED and roles is not None:
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
-                await trio.sleep_forever()  # it cannot be an upstream any more: there is nothing to wait for
+                await trio.sleep_forever()  # it cannot be an upstream any more
             self._nursery.start_soon(self.second.follow, leader)
             if found is None:
                 await self.readiness.wait(leader, self._run.scanner)
@@ -256,7 +257,7 @@ class Attempt(Stoppable):
             await trio.sleep_forever()
 
     def _begin_reload(self, reason: str, *, was_announced: bool, since: float = inf) -> None:
-        """Start again, as the child does; what it has written after `since` is the new server's."""
+        """Take note of a reload; output after `since` is the new server's."""
         self._was_announced = was_announced
         self.listening = None
         self.readiness = self._new_readiness()
@@ -271,7 +272,7 @@ class Attempt(Stoppable):
         while servers and all(map(is_alive, servers)) and not self.symptoms.new_server_seen:
             now = trio.current_time()
             if self.symptoms.error and self.symptoms.is_silent(began, now):
-                return  # it is over for now: there is no server that could answer
+                return  # The reload is over for now: there is no server that could answer.
             if now - began >= _RELOAD_TIMEOUT:
                 ask, last = self._run.runtime.probe.http_answer, self._served_at
                 if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
@@ -281,7 +282,7 @@ class Attempt(Stoppable):
             await trio.sleep(_RELOAD_PAUSE)
 
     async def _look_for_trouble(self, leader: int) -> None:
-        """Report it when a watcher is left without its program, or when the output ends with an exception."""
+        """Report a watcher whose program has ended, or output that ends with an exception."""
         began, pause, found = trio.current_time(), _FIRST_LOOK_PAUSE, None
         while self._may_reload and found is not Sign.STUCK:
             is_alone = self._tree.is_watcher_alone(await self._run.remains(leader) or (), trio.current_time())
@@ -293,7 +294,7 @@ class Attempt(Stoppable):
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
 
     def _diagnose(self, *, is_alone: bool) -> Broken | Literal[Sign.STUCK] | None:
-        """Report it if the child is not going to be ready; one without a role need not be a server."""
+        """Report that the child cannot become ready, if so; one without a role need not be a server."""
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
         if found is not None and roles is not None and roles.is_open(name):
@@ -307,7 +308,7 @@ class Attempt(Stoppable):
     # --- While it is ready ---
 
     async def _watch_servers(self, leader: int, port: int) -> None:
-        """Notice a reload that is not announced: the processes that held the listening socket have ended."""
+        """Notice an unannounced reload: the processes that held the listening socket have ended."""
         runtime = self._run.runtime
         servers = self._servers = frozenset(each.entry for each in await runtime.servers(leader, port))
         if not servers:
@@ -322,7 +323,7 @@ class Attempt(Stoppable):
         self._begin_reload("its server process has ended", was_announced=False, since=alive_at)
 
     async def _watch_address(self, leader: int, at: Address) -> None:
-        """Look for its socket again when a connection was refused: it may have moved, or it comes back."""
+        """Look for its socket again when a connection was refused: it may have moved, or may come back."""
         await _until_gone(self._run, leader, at, self.refused)
         self._servers = frozenset()  # whichever process it was
         self._begin_reload(f"nothing listens at {at.place} any more", was_announced=False, since=-inf)
@@ -349,7 +350,7 @@ class Attempt(Stoppable):
             self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)
 
     async def _run_on_ready(self, command: str) -> None:
-        """Run the command for when it is up; it ends with the child at the latest."""
+        """Run the `on_ready` command; it ends with the child at the latest."""
         url = {"ORCHESTRA_READY_URL": self.listening.url} if self.listening is not None else {}
         write, env = self._worker.output.write, {**self._env, **url}
         if error := await run_command(self._run, self.plan, command, "on_ready", env=env, on_output=write):
@@ -358,14 +359,14 @@ class Attempt(Stoppable):
 
 
 class _SecondServer:
-    """The second server of a child whose process is both upstreams; `roles` tells whether there is one.
+    """The second server of a child whose process is both upstreams; `roles` decides whether there is one.
 
     Args:
         attempt: The child.
-        on_move: Called when it has come up or gone.
+        on_move: Called when it has appeared or gone.
 
     Attributes:
-        address: Where it listens; ``None``: nowhere, or there is none.
+        address: The address where it listens; ``None`` if there is none.
     """
 
     def __init__(self, attempt: Attempt, run: Run, on_move: Callable[[], object]) -> None:
@@ -401,10 +402,10 @@ async def _until_gone(run: Run, leader: int, at: Address, refused: ParkingLot) -
 
 
 async def _find_clash(run: Run, plan: ProcessPlan, lines: Sequence[str]) -> str | None:
-    """Say which port a process with these last lines could not have; ``None`` if it may have it next time."""
+    """Find the port that a process with these last lines could not get; ``None`` if it may next time."""
     if (named := named_ports(lines)) is None:
         return None
-    await trio.sleep(_LINGER)  # what it has replaced may still be ending
+    await trio.sleep(_LINGER)  # Its predecessor may still be ending.
     ours = {each.newest.port: name for name, each in run.workers.items()}
     holders = {port: held for port in named if (held := ours.get(port) or await run.runtime.holder(port))}
     own = urlsplit(run.url or "").port

@@ -1,10 +1,10 @@
-"""What children write, on its way to the log file, the sinks and the bus.
+"""The way of a child's output to the log file, the sinks and the bus.
 
 Sinks are awaited with all lines, in order, so that a slow reader slows the child down and loses nothing; the
-bus never waits. Only at the end of a run are sinks given up that take nothing any more. Colours are removed
-here, once for all that read words: the tail, the log file, and what looks for symptoms.
+bus never waits. Only at the end of a run, sinks that do not accept anything are given up. Colours are removed
+here, once for the tail, the log file and `symptoms`.
 
-What was read at once goes through all this at once, has one time, and costs each line little.
+Lines that were read together are delivered together, with one time, so that each line costs little.
 
 Not here: what the lines mean (`symptoms`), reading them (`child/lines`).
 """
@@ -34,23 +34,23 @@ __all__ = ["Delivery", "ProcessOutput", "Sink", "log_settings"]
 Sink: TypeAlias = "Callable[[Sequence[OutputLine]], Awaitable[None]]"
 See: TypeAlias = "Callable[[StreamName, Sequence[str], str], object]"
 
-# Lines between two checkpoints: a millisecond's worth, so that no other task waits longer for its turn.
+# Lines between two checkpoints: a millisecond's work, so that other tasks need not wait longer.
 _LINES_AT_A_TIME = 500
-# At the end, a sink that takes so long for lines that it is given at once is not waited for.
+# Seconds that a sink may take at the end for lines that it gets at once.
 _SINK_STALL_TIMEOUT = 5.0
-# Lines that are quoted of a process that did not come up: enough for the end of a Python traceback.
+# The most lines that are quoted of a failed process: enough for the end of a Python traceback.
 _TAIL_LINES = 20
 
 
 class Delivery:
-    """Gives lines to the sinks, which are awaited, then to the bus."""
+    """Passes lines to the sinks, which are awaited, then to the bus."""
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
         self.has_lost = False  # what a log file should have
         self._bus = bus
         self._sinks = tuple(sinks)
         self._is_ending = False
-        # Lines are stamped when it is their turn: what waits for a slow reader is not overtaken.
+        # Lines are stamped in their turn, so that a slow reader does not mix up the order.
         self._turn = trio.Lock()
         self._delivering = trio.CancelScope()  # around the newest lines
 
@@ -80,15 +80,15 @@ class Delivery:
                 self._bus.publish(line)
 
     def expect_end(self) -> None:
-        """From now on, give the sinks up when lines have waited for them for too long."""
+        """From now on, abandon the sinks if lines wait for them for too long."""
         self._is_ending = True
         self._delivering.deadline = trio.current_time() + _SINK_STALL_TIMEOUT
 
 
 class ProcessOutput:
-    """The output of one process of the plan, whichever child of it writes.
+    """The output of one process of the plan, from all of its children.
 
-    Its `tail` are the last lines, without colours, of the newest child that has written one.
+    `tail` has the last lines, without colours, of the newest child that has written one.
     """
 
     def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:
@@ -100,17 +100,17 @@ class ProcessOutput:
         self._logfile = _log_file(plan)
 
     def begin_child(self) -> None:
-        """Begin the tail again with the next line; until then it says how the last child has ended."""
+        """Clear the tail with the next line; until then it shows the end of the last child."""
         self._is_tail_old = True
 
     async def write(
         self, stream: StreamName, lines: Sequence[str], partial: str | None, *, see: See | None = None
     ) -> None:
-        """Deliver what was written: whole lines, then perhaps the beginning of the next one.
+        """Deliver output: whole lines, then perhaps the beginning of the next one.
 
         `see` is called with all of that, without colours, before it is delivered.
         """
-        # Lines have no line ends: together they are looked through at once.
+        # Lines contain no line ends, so they can be searched together.
         plain = without_colours("\n".join(lines)).split("\n") if lines else lines
         if see is not None:
             see(stream, plain, without_colours(partial or ""))
@@ -127,7 +127,7 @@ class ProcessOutput:
                 self._bus.emit(InputWanted(process=self._name, prompt=prompt.strip()))
 
     async def follow(self, plan: ProcessPlan) -> None:
-        """Write to the log file of another plan of the process from now on."""
+        """Use the log file of another plan of the process from now on."""
         before, self._logfile = self._logfile, _log_file(plan)
         if before is not None:
             await before.aclose()
@@ -149,7 +149,7 @@ class ProcessOutput:
 
 
 def log_settings(plan: ProcessPlan) -> tuple[Path | None, int, int]:
-    """Give what decides about a process's log file."""
+    """Give the settings of a process's log file."""
     return plan.log_file, plan.log_bytes, plan.log_backups
 
 

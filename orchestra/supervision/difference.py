@@ -1,11 +1,11 @@
-"""What a changed plan asks of a run: which processes are started, stopped and restarted, and what stays.
+"""What a changed plan requires: which processes are started, stopped and restarted, and what stays.
 
-A process is restarted only if its child would have been another one: `_OF_THE_CHILD` names the fields that a
-child is made of. All other fields count from the next decision or the next child on, without a restart. In
-between are readiness and role: a ready process stays ready, one that is not is asked what the new plan asks,
-from its first line on, and that needs a new child.
+A process is restarted only if its child would be a different one: `_OF_THE_CHILD` names the fields that
+define a child. All other fields apply without a restart, from the next decision or the next child on.
+Readiness and role are between the two: a ready process stays ready; one that is not ready has to pass the new
+checks from its first line on, and so needs a new child.
 
-Not here: carrying it out (`run`), which ports a process that runs keeps (`config.load`).
+Not here: carrying it out (`run`), the ports of processes that run (`config.load`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Difference", "difference", "settled"]
 
-# The mode is among them because a child that may be overlapped has a mark of its own in its environment.
+# The mode is among them because a child that may overlap has a mark of its own in its environment.
 _OF_THE_CHILD = frozenset({"command", "cwd", "env", "port", "pty", "restart_mode", "shell"})
 _OF_READINESS = frozenset({"ready", "role"})
-# Either there is no child, and the next one follows the new plan, or a request to stop stands.
+# Either there is no child, and the next one follows the new plan, or the process is being stopped.
 _LEFT_ALONE = frozenset({State.WAITING, State.INSTALLING, State.STOPPING, State.STOPPED})
 
-# What is decided once, at the start, by table.
+# Settings that are fixed at the start, by table.
 _FIXED = {
     "run": ("output", "color", "timestamps", "names", "requests"),
     "reload": ("enabled", "pages", "overlay", "console"),
@@ -42,13 +42,13 @@ _T = TypeVar("_T", "Plan", "ReloadSettings", "DashboardSettings")
 
 
 class Difference(Struct, frozen=True, kw_only=True):
-    """What has to happen for a run to follow another plan.
+    """The changes that a run has to make to follow another plan.
 
     Attributes:
         started: New processes, in the order of the Procfile.
-        stopped: Those that are not in the new plan.
-        restarted: Those that need another child.
-        has_changed: Whether anything is different that the user has written.
+        stopped: Processes that are not in the new plan.
+        restarted: Processes that need another child.
+        has_changed: Whether anything differs in the user's files.
     """
 
     started: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 def difference(old: Plan, new: Plan, newest: Mapping[str, StateChanged]) -> Difference:
-    """Compare two plans; `newest` is what the processes of the old one are now, by name."""
+    """Compare two plans; `newest` has the current states of the old one's processes, by name."""
     before = {each.name: each for each in old.processes}
     now = {each.name: each for each in new.processes}
     siblings = _sibling_variables({*before, *now})
@@ -95,13 +95,13 @@ def _needs_new_child(
         case State.RUNNING:
             return new.ready is not None
         case State.READY:
-            return new.role is not Role.OTHER and newest.url is None  # where it listens has to be found
+            return new.role is not Role.OTHER and newest.url is None  # its address has to be found
         case _:
             return False
 
 
 def _sibling_variables(names: set[str]) -> frozenset[str]:
-    """The variables that tell one process where another one listens."""
+    """The variables that contain the address of another process."""
     prefixes = {sibling_prefix(base_name(name)) for name in names}
     return frozenset(f"{prefix}{ending}" for prefix in prefixes for ending in ("_PORT", "_URL"))
 
@@ -109,7 +109,7 @@ def _sibling_variables(names: set[str]) -> frozenset[str]:
 def _has_same_environment(
     old: Mapping[str, str] | None, new: Mapping[str, str] | None, siblings: frozenset[str]
 ) -> bool:
-    """Whether a child would see the same; siblings that come or go do not count, only those that move."""
+    """Whether a child would see the same; new and missing siblings do not count, only those that move."""
     if old is None or new is None:
         return old is new
     different = {name for name in {*old, *new} if old.get(name) != new.get(name)}
@@ -117,7 +117,7 @@ def _has_same_environment(
 
 
 def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
-    """The plan without what follows from other things than its own settings."""
+    """The plan without the parts that do not come from its settings."""
     processes = [
         structs.replace(
             each,
@@ -130,7 +130,7 @@ def _as_written(plan: Plan, siblings: frozenset[str]) -> Plan:
 
 
 def settled(old: Plan, new: Plan) -> Plan:
-    """Give the new plan as far as a run of the old one can follow it; its notes say what has to wait."""
+    """Give the new plan as far as a run of the old one can follow it; notes name the settings that wait."""
     proxy, notes = _settled_proxy(old.proxy, new.proxy)
     reload = _kept("reload", old.reload, new.reload, notes)
     dashboard = _kept("dashboard", old.dashboard, new.dashboard, notes)
@@ -139,7 +139,7 @@ def settled(old: Plan, new: Plan) -> Plan:
 
 
 def _kept(table: str, old: _T, new: _T, notes: list[Note]) -> _T:
-    """Give `new` with what is fixed in `old`, and a note for each setting that differs."""
+    """Give `new` with the fixed settings of `old`, and a note for each one that differs."""
     differing = [name for name in _FIXED[table] if getattr(old, name) != getattr(new, name)]
     notes += [_stays(f"[{table}] {name}", getattr(old, name), getattr(new, name)) for name in differing]
     return structs.replace(new, **{name: getattr(old, name) for name in differing})

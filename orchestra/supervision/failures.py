@@ -1,8 +1,8 @@
-"""The error of one process, from the moment it is known until the process works again.
+"""The current error of one process, until the process works again.
 
-A process that ends, or does not come up, has one: the exception that it has written, else the line that
-explains its end best. A server that goes on after an exception (a 500) has logged one. `error.shown` and
-`error.cleared` tell of both; the same error is shown once.
+A process that ends, or does not start, has one: the exception that it has written, otherwise the line that
+best explains its end. A server that goes on after an exception (a 500) has logged one. Both are reported by
+`error.shown` and `error.cleared`; the same error is shown once.
 
 Not here: reading tracebacks (`tracebacks`), what follows for the process (`lifecycle`).
 """
@@ -29,12 +29,12 @@ __all__ = ["ProcessErrors"]
 
 # Errors that a process may log at once, and then one a second: one that fails at each request has hundreds.
 _MOST_LOGGED = 5.0
-# What says that it is the client's fault (`NotFoundException: 404: Not Found`): an answer, not an error.
+# Signs of a client's fault (`NotFoundException: 404: Not Found`): an answer, not an error.
 _is_answer = re.compile(r"4\d\d\b").match
 
 
 class ProcessErrors:
-    """Shows and clears the error of one process; `shown` is the event that shows it, if it has one."""
+    """Shows and clears the error of one process; `shown` is the current event, if it has one."""
 
     def __init__(self, plan: ProcessPlan, root: str, bus: Bus, output: ProcessOutput) -> None:
         self._name = plan.name
@@ -54,9 +54,9 @@ class ProcessErrors:
             case State.BACKING_OFF | State.COMPLETED if life.is_broken:
                 self.show_end(str(life.exit), symptoms)
             case State.BACKING_OFF if life.has_succeeded:
-                pass  # it is to be started again whenever it has ended
+                pass  # it is restarted whenever it has ended
             case State.BACKING_OFF | State.FAILED:
-                # What a killed process wrote last is not the reason.
+                # The last output of a killed process is not the reason.
                 is_killed = life.exit is not None and life.exit.signal is not None
                 self.show_end(str(life.exit or life.reason), None if is_killed else symptoms)
             case State.UNHEALTHY if life.ready_after is None:
@@ -68,13 +68,13 @@ class ProcessErrors:
                 pass
 
     def clear(self) -> None:
-        """Take back what is shown, if anything is."""
+        """Clear the current error, if there is one."""
         if self.shown is not None:
             self.shown = None
             self._bus.emit(ErrorCleared(process=self._name))
 
     def show_end(self, exit_: str, symptoms: Symptoms | None) -> None:
-        """Show why a child ended, or does not come up (no `exit_`); without `symptoms` there was none."""
+        """Show why a child ended, or does not become ready (no `exit_`); no `symptoms`: there was none."""
         failure = symptoms.failure if symptoms is not None and symptoms.clash is None else None
         if failure is not None:
             self._show(failure, exit_, is_fatal=True)
@@ -83,12 +83,12 @@ class ProcessErrors:
             self._emit(ErrorShown(process=self._name, error_type=exit_, message=explanation, exit=exit_))
 
     def show_command(self, command: str, error: str) -> None:
-        """Show that a command has failed without which the process is not restarted; `error` says how."""
+        """Show that a command has failed which a restart requires; `error` describes its end."""
         text = f"`{command}`: {error}"
         self._emit(ErrorShown(process=self._name, error_type="before_restart failed", message=text))
 
     def log(self, failure: Failure, now: float) -> None:
-        """Show an exception that a child has logged, and goes on."""
+        """Show an exception that a child has logged and survived."""
         if _is_answer(failure.message):
             return
         self._credit = min(_MOST_LOGGED, self._credit + (now - self._logged_at))
@@ -99,7 +99,7 @@ class ProcessErrors:
 
     def _show(self, failure: Failure, exit_: str, *, is_fatal: bool) -> None:
         own = own_frame(failure.frames, self._folders)
-        # `<frozen importlib._bootstrap>` is no file: it cannot be opened.
+        # `<frozen importlib._bootstrap>` is not a file: it cannot be opened.
         files = (frame for frame in reversed(failure.frames) if not frame.file.startswith("<"))
         place = own or next(files, None)
         self._emit(

@@ -3,7 +3,7 @@
 An overlap restart, from top to bottom: `begin` spawns a successor on another port. If it ends, is broken or
 is not ready in time, it is given up, and the old child goes on. When it is ready it takes over; the old child
 is drained, for 30 s at most, and stopped. If the old child ends first, the successor becomes the current
-child before it is ready. In any case `run` ends when the current child has ended and none is left beside it.
+child before it is ready. In any case `run` ends when the current child has ended and no other is left.
 
 Not here: states (`lifecycle`), a restart that stops the old child first (`worker`).
 """
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Handover"]
 
-# Seconds for the old child to finish: nothing waits for it but the clients that it still serves.
+# Seconds for the old child to finish: only the clients that it still serves wait for it.
 _DRAIN_TIMEOUT = 30.0
 
 
 class Handover:
     """Runs the children of a worker's process; `current` is the one that counts, or the last that did.
 
-    `on_fact` is called with each fact about that, but its end.
+    `on_fact` is called with each fact about the current child, except its end.
     """
 
     def __init__(self, worker: Worker, run: Run, on_fact: Callable[[Fact], object]) -> None:
@@ -55,12 +55,12 @@ class Handover:
         return self._worker.life.plan
 
     def prepare(self, *, is_retry: bool) -> None:
-        """Make the child that `run` spawns, after one that has failed in a retry; now it can be stopped."""
+        """Make the child that `run` spawns, after a failure or not (`is_retry`); now it can be stopped."""
         port = self._plan.port if self.current is None else self._next_port()
         self.current = self._new_attempt(port, is_retry=is_retry)
 
     def _next_port(self) -> int | None:
-        """The port for a child after the first; two runs that start at the same time choose the same one."""
+        """The port for a child after the first; two runs that start together may choose the same one."""
         wanted = self._plan.port
         if wanted is None or not self._plan.may_move:
             return wanted
@@ -71,7 +71,7 @@ class Handover:
         return port
 
     async def run(self) -> Ended | SpawnFailed:
-        """Run the prepared child, and those that take over, until all have ended; return how the last did."""
+        """Run the prepared child and its successors, until all have ended; return the last one's exit."""
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._live, self.current)
@@ -90,22 +90,22 @@ class Handover:
             self.current, self._successor = self._successor, None
             self._on_fact(Reloading("the old one has ended before the new one was ready"))
         elif attempt is self.current and self._living:
-            # Those that it has replaced may hold the port that the next one wants.
+            # Its predecessors may hold the port that the next one wants.
             self._on_fact(Sign.GONE)
             self._stop_others()
 
     def begin(self) -> None:
         """Spawn a successor of the current child. Does not wait."""
         if self.current not in self._living:
-            return  # it has just ended, which is about to be told
+            return  # it has just ended, which will be reported
         if self._successor is not None:
-            self._successor.kill()  # what it runs is out of date already
+            self._successor.kill()  # it runs an old version already
         port = self._run.runtime.free_port(self._plan.port, besides=self.current.port)
         self._successor = self._new_attempt(port)
         self._nursery.start_soon(self._live, self._successor)
 
     def _give_up(self, attempt: Attempt, why: str) -> None:
-        """Kill a successor that does not come up; the old child goes on."""
+        """Kill a successor that does not become ready; the old child goes on."""
         self._successor = None
         attempt.kill()
         explanation = attempt.symptoms.explanation()
@@ -117,14 +117,14 @@ class Handover:
         self._worker.errors.show_end(exit_, attempt.symptoms)
 
     def _take_over(self, attempt: Attempt) -> None:
-        """Make a successor that is ready the current child, and stop the old one when it is drained."""
+        """Make a ready successor the current child, and stop the old one when it is drained."""
         old, self.current, self._successor = self.current, attempt, None
         self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
 
     def expect(self) -> None:
-        """Make ready for the next child, if that is served by one of our interpreters. Does not wait."""
+        """Prepare for the next child, if it runs in one of our interpreters. Does not wait."""
         if self._plan.app is not None:
             self.spares.expect(self._plan)
 
@@ -152,7 +152,7 @@ class Handover:
         if plan.app is not None:
             spawn = partial(self.spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
-            # The families of two children at once must not be taken for one.
+            # The families of two simultaneous children need different marks.
             self._count += 1
             env["ORCHESTRA_CHILD"] = str(self._count)
         attempt = Attempt(self._worker, self._run, env=env, port=port, on_fact=self._learn, spawn=spawn)

@@ -1,8 +1,8 @@
-"""Installing the packages of a folder: once, however many processes need them.
+"""Installs the packages of a folder: once, however many processes need them.
 
-All processes that need the same installation wait for one job, which the first one gives its environment. It
-is done again when `package.json` or a lock file has changed, and leaves no half of `node_modules` behind,
-which would look like all of it to the next run.
+All processes that need the same installation wait for one job, which runs in the first one's environment. It
+runs again when `package.json` or a lock file has changed. If it is interrupted, it leaves no half of
+`node_modules` behind, which the next run would take for a complete one.
 
 Not here: which command installs them (`config/packages`).
 """
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Installation", "Installer"]
 
-# Managers ask nothing where CI is set, and leave Vite out where NODE_ENV is "production", or npm is told to.
+# Managers ask nothing if CI is set, and omit Vite if NODE_ENV is "production", or npm's settings say so.
 _ENVIRONMENT = {"CI": "1", "NODE_ENV": "development", "NPM_CONFIG_INCLUDE": "dev"}
-# npm says first what is wrong, behind lines for programs.
+# The line of npm that describes the error, after lines for programs.
 _npms_error = re.compile(r"npm (?:error|ERR!) (?!code |errno |path |syscall )(.+)").match
-# Removing half-installed packages: a second or so; the end of the run does not wait for a dead disk.
+# Seconds to remove half-installed packages: the end of the run does not wait for a dead disk.
 _REMOVE_TIMEOUT = 5.0
-# What the end of a job may take beyond its stop timeout: SIGKILL, the last lines, removing.
+# Seconds that the end of a job may take beyond its stop timeout: SIGKILL, the last lines, removing.
 _STOP_GRACE = 10.0
 
 
@@ -46,10 +46,10 @@ class Installation(Stoppable):
     """One job: a command that installs the packages of a folder.
 
     Args:
-        plan: The process that needs it first: its environment and stop timeout are the job's, too.
+        plan: The first process that needs it: the job uses its environment and stop timeout.
 
     Attributes:
-        error: What went wrong; empty if nothing did.
+        error: What went wrong; empty if it has succeeded.
     """
 
     def __init__(self, install: Install, plan: ProcessPlan, *, run: Run, on_output: OnOutput) -> None:
@@ -64,11 +64,11 @@ class Installation(Stoppable):
         self._installs = lock_content(install.folder)
 
     def is_up_to_date(self) -> bool:
-        """Whether it installs, or has installed, what is named now; its manager may write the lock file."""
+        """Whether it installs, or has installed, the current files; its manager may write the lock file."""
         return not self.done.is_set() or self._installs == lock_content(self._install.folder)
 
     async def wait(self) -> str:
-        """Wait for its end; return what went wrong. The last one that is cancelled stops the job."""
+        """Wait for its end; return what went wrong. If the last waiting task is cancelled, the job stops."""
         self._waiting += 1
         try:
             await self.done.wait()
@@ -82,7 +82,7 @@ class Installation(Stoppable):
         return self.error
 
     async def install(self, after: trio.Event | None) -> None:
-        """Install, when `after` is set."""
+        """Install, after the event `after`."""
         if after is not None:
             await after.wait()
         install, plan = self._install, self._plan
@@ -123,7 +123,7 @@ class Installer:
         self._jobs: dict[Install, Installation] = {}
 
     def join(self, plan: ProcessPlan, on_output: OnOutput) -> Installation:
-        """Give the job that installs a process's packages: the last one, if it runs, or still holds good."""
+        """Give the job for a process's packages: the last one, if it runs, or is still up to date."""
         install = plan.install
         assert install is not None  # noqa: S101 - else there is no order to install
         last = self._jobs.get(install)

@@ -1,17 +1,17 @@
-"""The life of one process: which state follows which, and what has to be done about it.
+"""The life of one process: its states, the transitions between them, and the back-off before a restart.
 
-`step(life, fact, now)` is the whole of it: given what has just happened it returns the new life and at most
-one `Order`. It decides, the worker does. `TRANSITIONS` lists every step from state to state that there is,
-and `step` takes no other. `dependency_fact` says whether the dependencies of a process let it start.
+`step(life, fact, now)` is the whole of it: given a fact, it returns the new life and at most one `Order`,
+which the worker carries out. `TRANSITIONS` lists all transitions, and `step` makes no other.
+`dependency_fact` says whether the dependencies of a process let it start.
 
-Failures in a row are counted so that a broken process comes to rest: the back-off doubles from 0.5 s to 10 s;
-ten seconds of running reset the count; after `max_quick_failures` restarts the process has failed. A command
-that does not exist (127) or cannot be executed (126) will not repair itself, nor will one that wants a port
-which something else keeps: they fail at once. A frontend or backend that has served and then ends, with
-whatever exit status, has failed: it was meant to go on.
+A broken process is not restarted for ever: the back-off doubles from 0.5 s to 10 s; ten seconds of running
+reset the count of failures; after `max_quick_failures` restarts in a row the process has failed. Waiting does
+not help a command that does not exist (127) or cannot be executed (126), or one whose port is taken: these
+fail at once. A frontend or backend that has served and then ends, with any exit status, counts as a failure:
+it was meant to go on.
 
 A restart request returns the process to `WAITING`, so that its dependencies are checked again; with
-`restart_mode = "overlap"` it leaves a ready process as it is, and orders a new child beside the old one.
+`restart_mode = "overlap"` a ready process stays ready, and a new child is ordered beside the old one.
 
 Not here: time, tasks, signals; `now` is an argument, in seconds.
 """
@@ -61,7 +61,7 @@ STABLE_AFTER = 10.0
 
 _WAITS_FOR_OLD = "it has ended, and waits for the end of the one that it had replaced"
 _UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
-# What a shell says by its exit status.
+# The exit statuses of a shell that cannot run a command.
 _NOT_RUN = {126: "command is not executable", 127: "command not found"}
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
@@ -83,7 +83,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Sign(Enum):
-    """A fact of which there is no more to say."""
+    """A fact without parameters."""
 
     DEPENDENCIES_MET = "all dependencies are as far as they have to be"
     SPAWNED = "there is a child"
@@ -97,14 +97,14 @@ class Sign(Enum):
 
 
 class Blocked(Struct, frozen=True):
-    """A dependency, which the reason names, is not as far as it has to be, perhaps for good."""
+    """A dependency, which the reason names, is not met yet, or never will be."""
 
     reason: str
     for_good: bool = False
 
 
 class Installed(Struct, frozen=True):
-    """The installation of packages has ended; with what went wrong, if anything did."""
+    """The installation of packages has ended; with the error, if any."""
 
     error: str = ""
 
@@ -116,25 +116,25 @@ class SpawnFailed(Struct, frozen=True):
 
 
 class Late(Struct, frozen=True):
-    """It is not ready after its `ready_timeout`; a sentence that says so, and what is missing."""
+    """It is not ready after its `ready_timeout`; with a sentence about that and the missing checks."""
 
     text: str
 
 
 class NoAnswer(Struct, frozen=True):
-    """A ready child does not answer any more; with what is missing, in words."""
+    """A ready child no longer answers; with the failed checks, in words."""
 
     missing: str
 
 
 class Reloading(Struct, frozen=True):
-    """The server reloads itself; with the log line that announced it, or what was noticed."""
+    """The server reloads itself; with the log line that announced it, or another observation."""
 
     reason: str
 
 
 class Broken(Struct, frozen=True):
-    """The child lives, and is not going to be ready before its program is repaired; with the reason."""
+    """The child lives, but cannot become ready before its program is fixed; with the reason."""
 
     reason: str
 
@@ -146,10 +146,10 @@ class TakenOver(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """The child has ended, and nothing is left of its group.
+    """The child has ended, and no process of its group is left.
 
     Attributes:
-        explanation: Why, if its output tells.
+        explanation: The reason, if its output shows it.
         is_hopeless: Whether another child would end in the same way.
     """
 
@@ -160,7 +160,7 @@ class Ended(Struct, frozen=True):
 
 
 class StopRequested(Struct, frozen=True):
-    """The process is to end; with the reason, if it is worth a word."""
+    """The process has to end; with the reason, if it is worth mentioning."""
 
     reason: str = ""
 
@@ -181,27 +181,27 @@ Fact: TypeAlias = (
 
 
 class Order(Enum):
-    """What the worker has to do next."""
+    """The next action of the worker."""
 
     INSTALL = "install"
     SPAWN = "spawn"
-    HAND_OVER = "hand over"  # spawn a child that is to take over from the one that is ready
+    HAND_OVER = "hand over"  # spawn a child that will take over from the ready one
     BACK_OFF = "back off"  # for life.back_off seconds
     STOP = "stop"  # whatever is in progress
 
 
 class Life(Struct, frozen=True, kw_only=True):
-    """Everything that is known about the life of a process so far.
+    """The life of a process so far.
 
     Attributes:
-        ready_after: Seconds that it took to be ready.
+        ready_after: Seconds from the spawn to readiness.
         was_ready: Whether any child ever was.
-        ended_before_ready: Whether the last child failed before it was ready; until one is.
-        failures: In a row, each within `STABLE_AFTER` of its start.
-        is_blocked: Whether it waits for a dependency that is not going to be met.
-        exit: How the newest child that ended did so.
-        is_broken: Whether that was a server that has raised an exception, and never was ready.
-        reason: Why it is in this state, in words.
+        ended_before_ready: Whether the last child failed before it was ready; until another one is.
+        failures: The number of failures in a row, each within `STABLE_AFTER` of its start.
+        is_blocked: Whether it waits for a dependency that cannot be met.
+        exit: The exit of the newest child that has ended.
+        is_broken: Whether that was a server that has raised an exception before it was ready.
+        reason: The reason for this state, in words.
     """
 
     plan: ProcessPlan
@@ -222,22 +222,22 @@ class Life(Struct, frozen=True, kw_only=True):
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether the newest child that ended did so with a status that counts as success."""
+        """Whether the newest child that has ended did so with a status that counts as success."""
         return self.exit is not None and self.exit.code in self.plan.success_exit_codes
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing runs and nothing is going to, unless it is started by hand."""
+        """Whether no child runs and none is going to, unless it is started by hand."""
         return self.state.is_ended or (self.state is State.WAITING and self.is_blocked)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it is started by hand alone, and is not."""
+        """Whether it only starts by hand, and was not started."""
         return self.state is State.STOPPED and not self.plan.autostart
 
 
 def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
-    """Take one fact into account. A fact that means nothing in the present state changes nothing."""
+    """Take one fact into account. A fact that is irrelevant in the current state changes nothing."""
     if isinstance(fact, Ended):
         return _ended(life, fact, now)
     return _requested(life, fact) or _before_spawn(life, fact) or (_while_alive(life, fact, now), None)
@@ -313,7 +313,7 @@ def _while_alive(life: Life, fact: Fact, now: float) -> Life:
         case Broken(reason) if state in (State.STARTING, State.RUNNING) and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason)
         case Broken(reason) if state is State.UNHEALTHY and life.ready_after is None:
-            return replace(life, reason=reason)  # it was edited, and is broken in another way
+            return replace(life, reason=reason)  # it was edited, and has another error now
         case TakenOver(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
             return _ready(replace(life, spawned_at=now - took, restarts=life.restarts + 1), took)
         case Sign.GONE if state in (State.READY, State.UNHEALTHY):
@@ -328,7 +328,7 @@ def _ready(life: Life, took: float | None) -> Life:
 
 
 def _started_again(life: Life) -> Life:
-    """Return to the beginning: earlier failures do not count any more."""
+    """Start over: earlier failures do not count any more."""
     life = replace(
         life,
         starts_after_stop=False,
@@ -349,8 +349,8 @@ def _stopped(life: Life) -> Life:
 
 def _ended(life: Life, fact: Ended, now: float) -> tuple[Life, Order | None]:
     plan, how = life.plan, fact.exit
-    # A server is never done, and some (Hypercorn's master) exit with 0 even if their workers were killed, or
-    # could not import the application.
+    # A server never completes, and some (Hypercorn's master) exit with 0 even if their workers were killed,
+    # or could not import the application.
     is_server = plan.role is not Role.OTHER
     is_broken = is_server and fact.has_raised and life.ready_after is None
     life = replace(life, is_alive=False, exit=how, is_broken=is_broken)
@@ -432,7 +432,7 @@ def culprit(exit_on: str, ends: Sequence[Life]) -> Life | None:
 
 
 def run_result(exit_on: str, ends: Sequence[Life]) -> tuple[int, str]:
-    """Give a whole run's exit status and the reason: those of the culprit, else of the first failure."""
+    """Give a whole run's exit status and the reason: those of the culprit, otherwise of the first failure."""
     life = culprit(exit_on, ends) or culprit("failure", ends)
     if life is None:
         return 0, ""

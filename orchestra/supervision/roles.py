@@ -1,14 +1,14 @@
-"""The roles of processes that show only at run time what they are, and what follows when that is decided.
+"""Decides roles of processes at run time, and what follows from a decision.
 
-What the sockets of a process have shown is kept as facts; `config.roles.decide` decides, each time that one
-of them changes. A process that gets a role has it from then on; one that cannot get a role any more is an
-ordinary process. The proxy is told when an upstream that the plan left open is decided.
+The facts about a process's sockets are collected here; `config.roles.decide` decides whenever one of them
+changes. A role is final; a process that cannot get one any more is an ordinary process. The proxy is informed
+when an upstream that the plan left open is decided.
 
-Each socket of a process without a role is asked once, but never that of a program that is known not to speak
-HTTP (MySQL locks out clients that talk nonsense, Redis logs an attack); one that has not answered yet may be
-importing its program, and is waited for.
+Each socket of a process without a role is probed once, except those of programs that are known not to speak
+HTTP (MySQL locks out clients that send nonsense, Redis logs an attack). A socket that has not answered yet
+may belong to a program that is still being imported, and is waited for.
 
-Not here: the rule (`config/roles`), the question that a socket is asked (`child/probe`).
+Not here: the rule (`config/roles`), the probe of a socket (`child/probe`).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 __all__ = ["RunTimeRoles"]
 
-# A server that has several sockets opens them within this time: Vite's may not be the first.
+# Seconds within which a server opens all of its sockets: Vite's may not be the first.
 _SETTLE_TIME = 0.5
-# One that does not listen yet, and uses so much of a core, is waited for until then (seconds): it compiles.
+# A process that does not listen, and uses this much of a core, compiles: it gets so many seconds.
 _BUSY, _BUSY_UNTIL = 0.1, 15.0
-# Seconds that a process which has shown what is looked for waits for earlier ones of the Procfile.
+# Seconds that a matching process waits for earlier ones of the Procfile.
 _PATIENCE = 1.0
-# Seconds between two looks at a process that has not listened for half a minute: most never do, and five
-# looks a second at each of twenty workers took 6 % of a core.
+# Seconds between two scans for a process that has not listened for half a minute: most never do, and five
+# scans a second for each of twenty workers took 6 % of a core.
 _LONGEST_PAUSE = 5.0
 
 
 class _Questions:
-    """Asks each socket of a child once, and again if it was gone meanwhile.
+    """Probes each socket of a child once, and again if it was gone meanwhile.
 
     Attributes:
-        asked: What each has shown.
-        answering: Each, by what is spoken there.
+        asked: The kind of each socket.
+        answering: The sockets that have answered, by their kind.
     """
 
     def __init__(self, run: Run, leader: int) -> None:
@@ -60,11 +60,11 @@ class _Questions:
 
     @property
     def is_open(self) -> bool:
-        """Whether one has not answered yet."""
+        """Whether a socket has not answered yet."""
         return Seen.NOTHING in self.asked.values()
 
     async def ask(self, sockets: Sequence[Address], is_wanted: Callable[[], bool]) -> Mapping[Address, Seen]:
-        """Ask those that have not answered yet, while that is wanted."""
+        """Probe the sockets that have not answered yet, while that is wanted."""
         self.asked = {each: self.asked[each] for each in sockets if each in self.asked}
         for each in sockets:
             # Frontends that render on the server have unix sockets for themselves.
@@ -79,7 +79,7 @@ class _Questions:
         return await self._run.runtime.probe.identify(socket)
 
     async def are_over(self) -> bool:
-        """Whether the child has shown nothing for long enough: that is later, if it compiles."""
+        """Whether the child has been silent for long enough: later, if it compiles."""
         now = trio.current_time()
         if not self._is_over and now - self._began >= SILENT_AFTER:
             before, members = self._used, await self._run.remains(self._leader) or ()
@@ -91,7 +91,7 @@ class _Questions:
 
 
 class RunTimeRoles:
-    """Decides the roles that the plan has left open; `tell` is told of each, as `Proxy.decide` is."""
+    """Decides the roles that the plan has left open; `tell` is called with each, like `Proxy.decide`."""
 
     def __init__(self, plan: Plan, run: Run, tell: Callable[..., object]) -> None:
         self._facts = facts_of(plan)
@@ -100,10 +100,10 @@ class RunTimeRoles:
         self._tell = tell
 
     async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
-        """Ask each new socket of a child, until one answers HTTP; the child's ``PORT`` says `port`.
+        """Probe each new socket of a child, until one answers HTTP; `port` is the child's ``PORT``.
 
         Returns:
-            Where it answers; ``None`` if its process has a role, perhaps by now, or cannot get one any more.
+            The address that answers; ``None`` if the process has a role, perhaps by now, or cannot get one.
         """
         first_answer, questions = 0.0, _Questions(self._run, leader)
         newest_sockets = self._run.scanner.looking_at(leader, port, longest_pause=_LONGEST_PAUSE)
@@ -123,7 +123,7 @@ class RunTimeRoles:
                 await self._note_folder(process, leader, fitting, asked[fitting])
                 _, has_others = await self._run.runtime.beside(leader, fitting.port)
                 if has_others and not self._wants(asked[fitting]) and not await questions.are_over():
-                    continue  # it is no upstream by this server, but may be by another one
+                    continue  # this server is not an upstream, but another one may be
                 self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
                 return questions.answering[fitting]
             if await questions.are_over() and not first_answer and not questions.is_open:
@@ -131,10 +131,10 @@ class RunTimeRoles:
         return None
 
     async def ask_beside(self, attempt: Attempt, leader: int) -> Address | None:
-        """Ask the sockets beside the first server of a child, which is one upstream already.
+        """Probe the sockets beside the first server of a child, which is one upstream already.
 
         Returns:
-            Where the other upstream's answers; ``None`` if the process cannot be that (any more).
+            The address of the other upstream; ``None`` if the process cannot be that (any more).
         """
         process = attempt.plan.name
         questions = _Questions(self._run, leader)
@@ -143,7 +143,7 @@ class RunTimeRoles:
             await newest_sockets()
             at = attempt.listening
             if at is None and Seen.HTTP in wanted:
-                continue  # what Vite has started is not known
+                continue  # Which sockets Vite has started is not known.
             sockets, has_others = await self._run.runtime.beside(leader, at.port if at is not None else 0)
             found = in_order_of_preference(sockets, None)
             asked = await questions.ask(found, lambda: bool(self._wanted_beside(process)))
@@ -157,7 +157,7 @@ class RunTimeRoles:
         return None
 
     async def _note_folder(self, process: str, leader: int, at: Address, seen: Seen) -> None:
-        """Have it known where a frontend runs: what it serves itself is none of the backend's files."""
+        """Publish the folder of a frontend: files that it serves are not the backend's."""
         servers = await self._run.runtime.servers(leader, at.port) if seen in FRONTENDS else ()
         if (folder := next((each.folder for each in servers if each.folder is not None), None)) is not None:
             worker = self._run.workers[process]
@@ -165,7 +165,7 @@ class RunTimeRoles:
             worker.follow(plan, dependents=worker.dependents)
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:
-        """What a process that is one upstream would have to show to be the other one, or has shown; or ()."""
+        """The kinds of a second socket that make a process of one upstream also the other one; or ()."""
         known, roles = self._facts.of(process), self._roles
         if known is None or known.also is None:
             return ()
@@ -200,7 +200,7 @@ class RunTimeRoles:
         return seen in FRONTENDS or self._roles.backend is UNDECIDED
 
     def is_open(self, process: str) -> bool:
-        """Whether it may still turn out what a process is."""
+        """Whether the role of a process may still be decided."""
         return self._roles.of(base_name(process)) is Role.UNDECIDED
 
     def has_shown_frontend(self, process: str) -> bool:
@@ -209,7 +209,7 @@ class RunTimeRoles:
         return base_name(process) in shown
 
     def see(self, process: str, seen: Seen, *, also: Seen | None = None) -> None:
-        """Take account of what the sockets of a process have shown, `also` beside the one that counts."""
+        """Take a finding about the sockets of a process into account, `also` about its second server."""
         known = self._facts.of(process)
         if known is None or known.name not in self._roles.to_ask:
             return
@@ -230,10 +230,10 @@ class RunTimeRoles:
         self._facts = replace(self._facts, waits=True)
 
     def change(self, plan: Plan) -> None:
-        """Go on with another plan, which the workers follow already.
+        """Use another plan, which the workers follow already.
 
-        What the sockets of a process have shown still counts, and an upstream that was found stays if it is
-        in the plan. A process that was asked no more is restarted if its role is open again.
+        Findings about sockets still count, and an upstream that was found stays if it is in the plan. A
+        process that was not probed any more is restarted if its role is open again.
         """
         before, facts = self._roles, facts_of(plan).with_seen_of(self._facts)
         self._decide(facts.settled(before))
@@ -244,10 +244,10 @@ class RunTimeRoles:
                 worker.restart()
 
     def _decide(self, facts: Facts) -> None:
-        """Decide by other facts; give the roles that follow to the processes, and tell of the upstreams."""
+        """Decide with new facts; give the processes their roles, and announce the upstreams."""
         before, found = self._roles, decide(facts)
         self._facts = facts.settled(found)
-        self._roles = decide(self._facts)  # what is found is given now: fewer processes are asked
+        self._roles = decide(self._facts)  # Findings are published now: fewer processes are probed.
         for worker in self._run.workers.values():
             role = self._roles.of(base_name(worker.life.plan.name))
             if worker.life.plan.role is Role.UNDECIDED and role is not Role.UNDECIDED:
@@ -265,7 +265,7 @@ class RunTimeRoles:
                 self._announce("backend", found.backend, reason)
 
     def _announce(self, side: Side, upstream: UpstreamPlan, reason: str) -> None:
-        """Say what an upstream has turned out to be; nothing if it is over, or not known yet."""
+        """Announce an upstream; not if that was done, or if it is not known yet."""
         run = self._run
         if isinstance(upstream, FromProcess):
             text, hint = f"the {side} is {upstream.name}: {reason}", f"If that is wrong, set [proxy] {side}."

@@ -1,12 +1,11 @@
 """One run: its processes, started in the order of the plan, stopped in the order of their dependencies.
 
-The run is over when nothing runs and nothing is going to: then those that are blocked by a failed dependency
-are stopped, too. It is to end earlier when the process that `exit_on` names has ended. To stop is to stop
-level by level: a process goes before those that it depends on. One that takes too long does not keep the
-others waiting: then the rest is stopped together.
+The run is over when no process runs and none is going to; processes that are blocked by a failed dependency
+are stopped then, too. It ends earlier when the process that `exit_on` names has ended. Processes are stopped
+level by level, each before those that it depends on. If one takes too long, the rest is stopped together.
 
-The plan of a run can change: first the processes are stopped that are not in the new one, then, in one step,
-the run follows the new plan, and then the processes are restarted and started that this asks for.
+The plan of a run can change: first the processes are stopped that are not in the new plan; then, in one step,
+the run adopts it; then processes are restarted and started as it requires.
 
 Not here: what one process does (`worker`), what touches the system (`runtime`), the proxy.
 """
@@ -53,20 +52,20 @@ _MEASURE_INTERVAL = 2.0
 
 
 class Run:
-    """All processes of a plan, and what they share.
+    """All processes of a plan, and their shared state.
 
     Args:
         window: The size of the terminals of the processes; without it they have pipes.
-        is_kept_open: Whether the run goes on when nothing runs any more because something has failed, so that
-            it can be started again; ``"always"``: until it is stopped.
+        is_kept_open: Whether the run goes on when no process runs any more because one has failed, so that it
+            can be started again; ``"always"``: until it is stopped.
 
     Attributes:
         id: The mark that all processes of the run carry in their environment.
         workers: One for each process, by name, in the order of the plan.
         url: The one address, once it is bound; ``None`` without a proxy.
-        before_stop: Awaited with the name of a process before that is stopped, so that the requests and
-            streams that it serves come to an end.
-        roles: Decides what processes without a role are; ``None`` if there is nothing to decide.
+        before_stop: Awaited with the name of a process before that is stopped, to drain its requests and
+            streams.
+        roles: Decides the roles that the plan has left open; ``None`` if there are none.
     """
 
     nursery: trio.Nursery
@@ -102,7 +101,7 @@ class Run:
         self._is_kept_open = is_kept_open
         self.longest_stop = 0.0
         self.workers: dict[str, Worker] = {}
-        self._changing: Difference | None = None  # that is under way
+        self._changing: Difference | None = None  # in progress
         self._ended: dict[str, Life] = {}
         self._follow(plan)
 
@@ -137,7 +136,7 @@ class Run:
         await self.until()
 
     async def _stop_in_order(self, names: Collection[str]) -> None:
-        """Stop processes, each before those that it depends on; the last of them may have to end yet."""
+        """Stop processes, each before those that it depends on; the last of them may still be ending."""
         workers = {name: self.workers[name] for name in names}
         for worker in workers.values():
             if not worker.life.is_alive or worker.life.state is State.STOPPING:
@@ -159,7 +158,7 @@ class Run:
     # --- Another plan ---
 
     async def change(self, plan: Plan, found: Difference, adopt: Callable[[], object]) -> None:
-        """Follow another plan, to which `checked_dependencies` has no objection.
+        """Follow another plan, which `checked_dependencies` has accepted.
 
         `adopt` is called before any process of it is started; not if the run has ended meanwhile.
         """
@@ -181,7 +180,7 @@ class Run:
         await self.until(lambda: all(each.life.state is not State.STOPPING for each in restarted))
 
     def _follow(self, plan: Plan) -> None:
-        """Have a worker for each process of a plan, and for no other one; start nothing."""
+        """Keep a worker for each process of a plan, and for no other one; start nothing."""
         before, depends_on = self.workers, checked_dependencies(plan)
         self.workers = {each.name: before.get(each.name) or Worker(each, self) for each in plan.processes}
         for name in before.keys() - self.workers.keys():
@@ -196,11 +195,11 @@ class Run:
             self.workers[each.name].follow(each, dependents=dependents[each.name])
         self._exit_on = plan.exit_on
         self._levels = stop_levels(depends_on)
-        # A child that runs has the time that it was started with.
+        # A running child keeps the timeout that it was started with.
         self.longest_stop = max([self.longest_stop, *(each.stop_timeout for each in plan.processes)])
 
     def keep_open(self) -> None:
-        """Go on from now on when something has failed: files are being edited, and a save starts it again."""
+        """From now on, do not end after a failure: files are being edited, and a save is a new start."""
         if not self._is_kept_open:  # it may be "always" already
             self._is_kept_open = True
 
@@ -211,7 +210,7 @@ class Run:
         self.installer.kill()
 
     def changed(self, worker: Worker, before: State) -> None:
-        """Take account of the change of one process, and wake all that wait."""
+        """Take the change of one process into account, and wake all waiting tasks."""
         life, name = worker.life, worker.life.plan.name
         if life.state is not before:
             self._ended.pop(name, None)
@@ -229,7 +228,7 @@ class Run:
         phase = self.phase
         if phase is Phase.OVER or (phase is Phase.RUNNING and self._is_to_go_on()):
             return
-        # What a change is to start is not started yet.
+        # The processes that a change starts are not started yet.
         is_to_start = self._changing is not None and (self._changing.started or self._changing.restarted)
         if is_to_start or not all(each.life.is_settled for each in self.workers.values()):
             return
@@ -248,7 +247,7 @@ class Run:
         self.ending.set()
         self._changes.unpark_all()
 
-    # --- What can be asked ---
+    # --- Queries ---
 
     @property
     def ended(self) -> Sequence[Life]:
@@ -256,19 +255,19 @@ class Run:
         return tuple(self._ended.values())
 
     async def until(self, is_so: Callable[[], bool] = lambda: False) -> None:
-        """Wait until something is so, looking at each change of a process; or until the run is over."""
+        """Wait until a condition holds, checking it at each change of a process; or until the run is over."""
         while not is_so() and self.phase is not Phase.OVER:
             await self._changes.park()
         await trio.lowlevel.checkpoint()
 
     async def wait_ready(self, names: Iterable[str] | None, timeout: float) -> None:  # noqa: ASYNC109
-        """Wait until processes are as far as they get; see `Supervisor.wait_ready`."""
+        """Wait until processes are up; see `Supervisor.wait_ready`."""
         named = None if names is None else [self.workers[name] for name in names]
 
         def late() -> list[Worker]:
             leaving = () if self._changing is None else self._changing.stopped
             all_that_stay = (each for name, each in self.workers.items() if name not in leaving)
-            # All are looked at: one that takes its time must not hide one that has failed.
+            # All are checked: a slow one must not hide a failed one.
             return [each for each in (all_that_stay if named is None else named) if not each.is_up()]
 
         with trio.move_on_after(timeout) as limit:
@@ -277,23 +276,23 @@ class Run:
             text = f"is not ready after {timeout:g} s: {worker.missing()}"
             raise StartError(worker.life.plan.name, text, tail=worker.output.tail)
 
-    # --- What processes need ---
+    # --- Services for processes ---
 
     async def spawn(self, command: str | Sequence[str], **how: Any) -> Exit:
-        """Run a child to its end, as `child.spawn.run_child` does, to whose arguments this adds the run's."""
+        """Run a child to its end, like `child.spawn.run_child`, with the run's arguments added."""
         assert self._guard is not None  # noqa: S101 - there is one before there is a child
         return await self.runtime.spawn(
             command, families=self._families, guard=self._guard, soft_nofile=self.runtime.soft_nofile, **how
         )
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
-        """Have the guardian give back the terminal that shows the dashboard, if we are killed."""
+        """Have the guardian restore the terminal that shows the dashboard, if we are killed."""
         self._screen = terminal, give_back
         if self._guard is not None:
             self._guard.on_screen(terminal, give_back)
 
     def environment(self, plan: ProcessPlan, port: int | None) -> dict[str, str]:
-        """Give the environment of a child whose ``PORT`` is `port`."""
+        """Give the environment of a child with this ``PORT``."""
         env = {
             **with_address(os.environ if plan.env is None else plan.env, self.url),
             **({"PORT": str(plan.port)} if plan.env is None and plan.port is not None else {}),
@@ -307,7 +306,7 @@ class Run:
 
 
 async def measure(run: Run) -> None:
-    """Tell how much of the machine each process takes, while an observer wants to know, until cancelled."""
+    """Measure each process, while an observer wants it, until cancelled."""
     meter = Meter()
     while True:
         await trio.sleep(_MEASURE_INTERVAL)
@@ -321,7 +320,7 @@ async def measure(run: Run) -> None:
 
 
 def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:
-    """Say which process depends on which, by name; `ConfigError` if the plan cannot work."""
+    """Give the dependencies of each process, by name; `ConfigError` if the plan is not valid."""
     by_name = {each.name: each for each in plan.processes}
     if len(by_name) < len(plan.processes):
         raise ConfigError("two processes of the plan have the same name", hint="Give each one of its own.")

@@ -1,9 +1,9 @@
 """The collaborators of a run: everything that touches the system.
 
-That is spawning, the guardian, sockets, probes, random numbers, the time of day. Tests pass their own
+These are spawning, the guardian, sockets, probes, random numbers, the time of day. Tests pass their own
 `Runtime`, and patch nothing.
 
-Not here: what any of it is used for.
+Not here: what they are used for.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Runtime(Struct, frozen=True, kw_only=True):
     """The collaborators of a run; the defaults are the real ones. The clock is trio's.
 
     Attributes:
-        spawn: Runs a child to its end, as `child.spawn.run_child` does.
-        guard: Starts a guardian for a run, which is known by its mark.
+        spawn: Runs a child to its end, like `child.spawn.run_child`.
+        guard: Starts a guardian for the run with a mark.
         servers: Finds the processes that accept connections at a port, of the session of a leader.
         beside: Finds the sockets of a tree beside a server, and whether other processes are there.
-        holder: Says what listens at a port; empty: nothing, or that cannot be seen.
-        remains: Makes what looks at the processes of the tree of a leader, as `child.remains.look` does.
-        free_port: Chooses a port; the wanted one if it is free.
-        watch: Tells of changed files, as `watch.changes.watch` does.
+        holder: Names what listens at a port; empty if nothing does, or it is invisible.
+        remains: Makes a function that reads the process tree of a leader, like `child.remains.look`.
+        free_port: Chooses a port: the wanted one if it is free.
+        watch: Reports changed files, like `watch.changes.watch`.
         soft_nofile: The soft limit of open files for children, if it differs from ours.
         now: The time of day, for events.
     """
@@ -87,7 +87,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
 
 
 class Phase(Enum):
-    """How far a run is."""
+    """The phase of a run."""
 
     NEW = "nothing has been started"
     RUNNING = "processes are started and restarted"
@@ -103,7 +103,7 @@ async def run_command(
         how = await run.spawn(
             plan.in_shell(command),
             cwd=plan.cwd,
-            # A mark of its own: what it starts must not be taken for the family of the process.
+            # A mark of its own: its processes must not count as members of the process's family.
             env={**env, "ORCHESTRA_PROCESS": f"{plan.name}:{purpose}"},
             on_output=on_output,
             stop_timeout=0.0,
@@ -114,10 +114,10 @@ async def run_command(
 
 
 class Stoppable:
-    """What runs a child, and may be told to end it before it has been spawned.
+    """Runs a child, and can be stopped even before it was spawned.
 
     Args:
-        spawn: What spawns it, as `Run.spawn`, which it is by default.
+        spawn: Spawns it; by default `Run.spawn`.
     """
 
     def __init__(self, run: Run, spawn: Callable[..., Awaitable[Exit]] | None = None) -> None:
@@ -148,8 +148,8 @@ class Stoppable:
             return await self._spawn(command, on_spawn=spawned, **how)
         finally:
             child, self.child = self.child, None
-            # SIGKILL has not helped: the system forbids it, or the process is stuck in the kernel.
-            # What another one of us has spawned is told by that.
+            # SIGKILL has not helped: the system forbids it, or the process is stuck in the kernel. If another
+            # `Stoppable` has spawned the child, that one reports it.
             if child is not None and not child.is_gone and self._spawn == self._run.spawn:
                 text = f"pid {child.pid}, or what it has started, could not be ended and is still running"
                 hint = f"It may belong to another user: sudo kill -9 -- -{child.pid}"

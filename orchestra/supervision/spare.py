@@ -1,17 +1,17 @@
 """The interpreters of an application: one serves, and a spare gets ready for the next restart.
 
 A spare is an ordinary child (a session of its own, known to the guardian, its output read). It imports the
-installed packages that the one that serves has imported, and serves when it is told to; it ends by itself
-when orchestra does. `child/application` is its other half: that explains the messages, and sees that what it
-has imported is still what is on the disk.
+installed packages that the serving interpreter has imported, and serves when it is ordered to; it exits by
+itself when orchestra does. `child/application` is its other half: it explains the messages, and checks that
+its imports are still current on the disk.
 
-It is spawned when the first file of a change is touched: it imports packages while the change is awaited and
-the last child is stopped. Saves come in series: after a restart that a touch has announced, the next spare
-is spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
+A spare is spawned when the first file of a change is touched: it imports packages while the rest of the
+change is awaited and the old child is stopped. Saves come in series: after such a restart, the next spare is
+spawned as soon as the new child serves, and waits a minute for the next save. With ``warm_spare = true``
 there is always one.
 
-A spare that was spawned by another plan or with another environment is killed, and so is one that has waited
-for too long. Retries of what has just failed start cold: the spare is for the program that is mended.
+A spare from another plan or with another environment is killed, and so is one that has waited for too long.
+Retries of what has just failed start without a spare, which is kept for the fixed program.
 
 Not here: when a child is spawned, and why (`handover`, `worker`).
 """
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Interpreter", "Spares", "how_to_spawn"]
 
-# The variable that tells an interpreter the descriptor of its end of the socket.
+# The variable with the descriptor of an interpreter's end of the socket.
 _CONTROL = "ORCHESTRA_CONTROL"
-# The variable that tells one child of a process from another.
+# The variable that distinguishes two children of a process.
 _MARK = "ORCHESTRA_CHILD"
 _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
-# Seconds from the moment that an application serves until its spare is spawned: the page that is reloaded
-# goes first, and its packages may be imported by the first request only.
+# Seconds from the moment that an application serves until its spare is spawned: reloading the page comes
+# first, and only its first request may import all packages.
 _SPAWN_DELAY = 0.5
 # Seconds that a warm spare is kept: after so long without a save, its memory has a better use.
 _PATIENCE = 600.0
-# Likewise, one that is there because files are being edited.
+# Likewise for a spare that exists because files are being edited.
 _SHORT_PATIENCE = 60.0
-# The names of thousands of modules.
+# The largest message: the names of thousands of modules.
 _MAX_MESSAGE = 1 << 20
 # The size of a terminal whose user has not set one.
 _USUAL_SIZE = (80, 24)
@@ -74,8 +74,8 @@ class Interpreter(Stoppable):
     """One child that serves an application, from its spawn to its end.
 
     Args:
-        on_output: Awaited with what it writes before it serves.
-        patience: Seconds after which it is killed if it was not told to serve.
+        on_output: Awaited with its output before it serves.
+        patience: Seconds after which it is killed if it does not serve yet.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Interpreter(Stoppable):
         return not (self.is_ending or self.ended.is_set())
 
     async def run(self, modules: Sequence[str]) -> None:
-        """Run it to its end; it imports `modules` before it is told to serve."""
+        """Run it to its end; it imports `modules` before it is ordered to serve."""
         try:
             self._how = await self._live(modules)
         except SpawnError as exc:
@@ -142,7 +142,7 @@ class Interpreter(Stoppable):
             self.kill()
 
     def fits(self, plan: ProcessPlan, env: Mapping[str, str]) -> bool:
-        """Whether it can serve by this plan and in this environment, but for the port."""
+        """Whether it can serve with this plan and this environment, except for the port."""
 
         def spawned_by(plan: ProcessPlan, env: Mapping[str, str]) -> object:
             own = {name: value for name, value in env.items() if name not in _NOT_COMPARED}
@@ -153,7 +153,7 @@ class Interpreter(Stoppable):
     async def serve(
         self, env: Mapping[str, str], on_spawn: Callable[[Child], object], on_output: OnOutput
     ) -> Exit:
-        """Have it serve in another environment, and wait for its end, as `Run.spawn` does."""
+        """Have it serve in another environment, and wait for its end, like `Run.spawn`."""
         try:
             await self._spawned.wait()
             if self.child is not None:
@@ -173,7 +173,7 @@ class Interpreter(Stoppable):
     # --- Messages ---
 
     async def memory(self) -> int:
-        """Wait until it has imported its modules; return how many KiB that takes, 0 if it has ended."""
+        """Wait until it has imported its modules; return their memory in KiB, 0 if it has ended."""
         await self._spawned.wait()
         answer = await self._receive()
         return answer if isinstance(answer, int) else 0
@@ -183,7 +183,7 @@ class Interpreter(Stoppable):
         await self._told.wait()
         await self._send("?")
         while isinstance(answer := await self._receive(), int):
-            pass  # it was told to serve before its memory was asked for
+            pass  # it was ordered to serve before its memory was read
         return answer if isinstance(answer, list) else ()
 
     async def _send(self, message: object) -> None:
@@ -212,7 +212,7 @@ class Spares:
         self._output = output
         self._serving: Interpreter | None = None
         self._spare: Interpreter | None = None
-        self._modules: Sequence[str] = ()  # that the last one had imported
+        self._modules: Sequence[str] = ()  # imported by the last one
         self._preparing = trio.CancelScope()
         self._is_edited = False  # since the last child was spawned
         self._was_told = False
@@ -229,7 +229,7 @@ class Spares:
         on_output: OnOutput,
         **_as_planned: object,
     ) -> Exit:
-        """Have the spare serve if it fits, else a new interpreter; to the caller it is `Run.spawn`."""
+        """Have the spare serve if it fits, otherwise a new interpreter; called like `Run.spawn`."""
         self._serving = self._take(plan, env, is_retry=is_retry)
         self._preparing.cancel()
         if plan.warm_spare or self._is_edited:
@@ -258,7 +258,7 @@ class Spares:
 
     def _spawn(self, plan: ProcessPlan, env: Mapping[str, str], modules: Sequence[str]) -> Interpreter:
         self._count += 1
-        # Two families at once must not be taken for one, nor for one of an overlap without spares.
+        # Two simultaneous families need different marks, also from those of an overlap without spares.
         env = {**env, _MARK: f"w{self._count}"}
         patience = _PATIENCE if plan.warm_spare else _SHORT_PATIENCE
         interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write, patience=patience)
@@ -274,7 +274,7 @@ class Spares:
     async def _spawn_spare(
         self, plan: ProcessPlan, serving: Interpreter, scope: trio.CancelScope, *, is_hurried: bool
     ) -> None:
-        """Spawn a spare when an application serves, or has failed to: then the mended one will need it."""
+        """Spawn a spare when an application serves, or has failed to: then the fixed one will need it."""
         with scope:
             if not is_hurried:
                 await serving.modules()
@@ -295,6 +295,6 @@ class Spares:
             self._spare.kill()
 
     async def until_gone(self) -> None:
-        """Wait until nothing is left of a spare that was discarded."""
+        """Wait until no process of a discarded spare is left."""
         if self._spare is not None and not self._spare.is_there:
             await self._spare.ended.wait()

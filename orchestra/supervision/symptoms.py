@@ -1,12 +1,12 @@
-"""What a child tells about itself: its server reloads, its program is broken, its port is taken, why it ends.
+"""What a child's output reveals: its server reloads, its program is broken, its port is taken, why it ended.
 
-The development servers of Python watch their files themselves. The process that we started then lives on,
-and only its output says at once that it is about to change: requests that arrive from then on can wait, and
-streams that it would wait for can be ended. A program that cannot be imported does not end such a server
-either: when the last thing that it writes is an exception, and nothing answers, that is the reason.
+Python's development servers watch their files themselves. The process that we started then lives on, and only
+its output shows at once that it is going to reload: new requests can wait from then on, and streams that the
+server would wait for can be ended. An import error does not end such a server either: when the last output is
+an exception, and nothing answers, the exception is the reason.
 
-This is the only place that reads output for its meaning; tracebacks are read by `tracebacks`. Not here: input
-or output, a clock, what follows from a diagnosis.
+This is the only module that reads output for its meaning, except for tracebacks (`tracebacks`). Not here:
+input or output, a clock, what follows from a diagnosis.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "unseen_socket"]
 
-# What servers write when a port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
+# Messages of servers whose port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
 _IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
-# What Vite, Next.js and others write that take the next port: nothing is wrong then.
+# Messages of Vite, Next.js and others that take the next port: this is not an error.
 _MOVES_ON = re.compile(r"\bin use\b.*\b(trying|using)\b", re.IGNORECASE)
 # `:8000`, `port 8000`, `('127.0.0.1', 8000)`.
 _NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
-# Servers that do not name it take this one: Hypercorn, Python's http.server.
+# The default port of servers that do not name it: Hypercorn, Python's http.server.
 _USUAL_PORT = DEFAULT_LISTEN[1]
 _OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
 _CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
-# A child whose last output is an exception and that has been silent for so long is not going to come up.
+# Seconds of silence after which a child whose last output is an exception will not become ready.
 SILENT_AFTER_TRACEBACK = 0.7
 
 # So many equal exceptions in a row are no coincidence, if as many programs have written them.
 _REPEATS = 3
 
-# What shells write when they cannot run a command.
+# Messages of shells that cannot run a command.
 _NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
-# What task runners and watchers add to the failure of what they run (make, npm, pnpm, turbo, Node, air), and
-# what is left over of a stack or of an object that was printed.
+# Lines that task runners and watchers add to the failure of a program (make, npm, pnpm, turbo, Node, air),
+# and the rest of a stack or of an object that was printed.
 _NOISE = re.compile(
     r"make(\[\d+\])?: \*\*\*|npm (ERR!|error)|.?ELIFECYCLE|error Command failed|info Visit https://yarnpkg|"
     r"error: (script|Recipe) |Node\.js v\d|note: run with|exit status \d|\s*[\]})]+[,;]?$|"
@@ -62,24 +62,24 @@ _SAYS_WHY = re.compile(
     r"|refused|unable|invalid|missing|unknown|undefined|unexpected|unrecognized",
     re.IGNORECASE,
 )
-# Where Node could not read a file: a line of its own before the error.
+# The place of Node's syntax errors: a line of its own before the error.
 _NODE_PLACE = re.compile(r"(?:file://)?(/\S+:\d+)$")
-# What the program itself says to do about its error, in the line after it (Vite, PostgreSQL, npm, uv).
+# The program's own advice about its error, in the line after it (Vite, PostgreSQL, npm, uv).
 _NEXT_STEP = re.compile(r"(HINT: |Please |Try |Use |Run |Pass |Set |Install |Add )")
 _MOST_CHARACTERS = 300
-# uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr; Werkzeug (Flask's debug
-# server); Django; gunicorn.
+# The reload messages of uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr;
+# Werkzeug (Flask's debug server); Django; gunicorn.
 _RELOADS = re.compile(
     r"detected changes? in .*reloading|changed, reloading\.$|Worker reloading: .* modified", re.IGNORECASE
 )
-# What only a new server logs; the old one has closed its sockets by then.
+# Messages that only a new server logs; the old one has closed its sockets by then.
 _STARTED = re.compile(r"Started server process \[\d+\]")
-# uvicorn, Werkzeug, Django (without "with" it is TypeScript's compiler). A server that does not watch ends
-# with its program, and needs no diagnosis.
+# The start messages of servers that watch their files: uvicorn, Werkzeug, Django (without "with" it is
+# TypeScript's compiler). Others end with their program, and need no diagnosis.
 _WATCHES = re.compile(
     r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
 )
-# Without a word of these, a line tells nothing, unless it belongs to a traceback.
+# A line without one of these words has no meaning, unless it belongs to a traceback.
 _TELLING = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
@@ -93,7 +93,7 @@ def is_prompt(text: str) -> bool:
 
 
 def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
-    """Give the ports that a process names that has found one taken; ``None`` if it has not found that."""
+    """Give the ports that a process names in a message about a taken port; ``None`` without a message."""
     if not any(map(_IN_USE.search, lines)):
         return None
     return frozenset(int(port) for line in lines for port in _NAMED_PORT.findall(line))
@@ -102,13 +102,13 @@ def named_ports(lines: Sequence[str]) -> frozenset[int] | None:
 def port_clash(
     lines: Sequence[str], *, own: int | None, planned: int | None, holders: Mapping[int, str]
 ) -> tuple[str, str] | None:
-    """Explain, with a hint, a process that has ended because a port is taken that is not its ``PORT``.
+    """Explain, with a hint, a process that has ended because a port other than its ``PORT`` is taken.
 
     Args:
         lines: Its last lines.
         own: The port of the one address, if there is one.
-        planned: Its ``PORT``: another one is found for the next child.
-        holders: What listens at the ports that it names, where anything does.
+        planned: Its ``PORT``: the next child gets another one.
+        holders: The holders of the ports that it names, if any.
     """
     named = named_ports(lines)
     if named is None or planned in named:
@@ -124,14 +124,14 @@ def port_clash(
 
 
 def explain(lines: Sequence[str]) -> str:
-    """Choose the line of output that says why a program did not come up; empty if there is none.
+    """Choose the line of output that best explains a failed start; empty if there is none.
 
-    It is the last one that speaks of an error and that no task runner has added, else the last one.
+    It is the last line about an error that no task runner has added, otherwise the last line.
     """
-    lines = [line for line in lines if line.strip() and not line.startswith("> ")]  # npm says what it runs
+    lines = [line for line in lines if line.strip() and not line.startswith("> ")]  # npm prints the command
     told = [line for line in lines if not _NOISE.match(line)]
     for pattern in (_IN_USE, _SAYS_WHY):
-        # What is indented belongs to a line above it: a frame, a hint, a field of an object.
+        # An indented line belongs to the line above it: a frame, a hint, a field of an object.
         found = [at for at, line in enumerate(told) if not line[:1].isspace() and pattern.search(line)]
         if found:
             return _whole(told, found[-1])
@@ -139,7 +139,7 @@ def explain(lines: Sequence[str]) -> str:
 
 
 def _whole(lines: Sequence[str], at: int) -> str:
-    """A line with what it announces or says to do, or with the place that stands before it."""
+    """A line together with the one that it announces, its advice, or the place before it."""
     line = lines[at].strip()
     if at + 1 < len(lines) and (line.endswith(":") or _NEXT_STEP.match(lines[at + 1])):
         line = f"{line} {lines[at + 1].strip()}"
@@ -148,7 +148,7 @@ def _whole(lines: Sequence[str], at: int) -> str:
 
 
 def unseen_socket(command: str) -> tuple[str, str] | None:
-    """Explain, with a hint, why no process of a command listens: it runs a container; else ``None``."""
+    """Explain, with a hint, why no process of a command listens: it runs a container; otherwise ``None``."""
     if not (found := _CONTAINERS.search(command)):
         return None
     text = f"none of its processes listens: what {found[0]} runs in a container is not among them"
@@ -156,17 +156,17 @@ def unseen_socket(command: str) -> tuple[str, str] | None:
 
 
 class Symptoms:
-    """What one child has written, as far as it tells something about its server.
+    """The findings in the output of one child about its server.
 
     Args:
-        folders: The absolute paths of the project's folders: where a failure's place is looked for.
+        folders: The absolute paths of the project's folders, which contain the developer's own frames.
 
     Attributes:
-        watches: Whether its server watches its files, and so outlives a broken program.
+        watches: Whether its server watches its files, and so survives a broken program.
         new_server_seen: Whether a new server has logged its start since the last reload.
-        last_line_at: When it has last written, in the time that it is given.
-        failure: The last exception that it has written since, whatever was written after it.
-        clash: Which port it could not have, if that is why it has ended.
+        last_line_at: The time of its last output, on the caller's clock.
+        failure: The last exception since then, even if other output has followed.
+        clash: The port that it could not get, if that is why it has ended.
     """
 
     def __init__(self, command: str, folders: Sequence[str] = ()) -> None:
@@ -177,16 +177,17 @@ class Symptoms:
         self.failure: Failure | None = None
         self.clash: str | None = None
         self._same_failures = 0  # in a row
-        # One for each stream: what was written in between to two of them comes here in any order.
+        # One for each stream: the order of lines of two streams is not known.
         self._readers: dict[StreamName, TracebackReader] = {}
-        self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with when they came
+        self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with their times
 
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
-        """Read lines, without colours; give what they tell, in between. The last ones may explain an end."""
+        """Read lines, without colours; yield the findings among them. The last ones may explain an end."""
         telling = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
         self._lines.extend((now, line) for line in telling)
         self.last_line_at = now
-        # Most lines match nothing, and some servers write thousands: plain words are looked for in all.
+        # Most lines match nothing, and some servers write thousands: plain words are searched in all
+        # together.
         text = "\n".join(lines)
         if any(word in text for word in _TELLING) or (
             stream in self._readers and not self._readers[stream].is_idle
@@ -194,7 +195,7 @@ class Symptoms:
             yield from filter(None, (self.see(stream, line, now) for line in lines))
 
     def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
-        """Read one line, without colours; return what it tells: that its server reloads, or an exception."""
+        """Read one line, without colours; return the finding: a reload of its server, or an exception."""
         self.last_line_at = now
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
@@ -213,7 +214,7 @@ class Symptoms:
         return failure
 
     def forget(self, before: float = inf) -> None:
-        """Forget what the last server was like, which has written until `before`: it is replaced."""
+        """Forget the last server, which has written until `before`: it is replaced."""
         self.new_server_seen = False
         self._lines = deque((each for each in self._lines if each[0] > before), _KEPT_LINES)
         if self._failed_at <= before:
@@ -221,12 +222,12 @@ class Symptoms:
             self._readers.clear()
 
     def is_silent(self, since: float, now: float) -> bool:
-        """Whether nothing was written for a while, counted from `since` at the earliest."""
+        """Whether there was no output for a while, counted from `since` at the earliest."""
         return now - max(since, self.last_line_at) >= SILENT_AFTER_TRACEBACK
 
     @property
     def repeats_itself(self) -> bool:
-        """Whether the same exception was written again and again."""
+        """Whether the same exception was written repeatedly."""
         return self._same_failures >= _REPEATS
 
     @property
@@ -235,20 +236,20 @@ class Symptoms:
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
     def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Literal[Sign.STUCK] | None:
-        """Say why a child that is silent is not going to be ready; ``None`` if it may take its time.
+        """Explain why a silent child cannot become ready; ``None`` if it may just be slow.
 
         Args:
-            is_alone: Whether nothing is left of it but a watcher, which waits for a file to change.
-            was_announced: Whether it comes up for the first time, or after a reload that it announced.
+            is_alone: Whether only a watcher of it is left, which waits for a file to change.
+            was_announced: Whether it starts for the first time, or after a reload that it announced.
         """
         if is_alone and not was_announced and not any(map(_SAYS_WHY.search, self.last_lines)):
-            return Sign.STUCK  # another server may live: nothing is known against the program
+            return Sign.STUCK  # Another server may live: the program may be fine.
         if is_alone or (self.watches and self.error):
             return Broken(self.explanation() or "its program has ended")
         return None
 
     def explanation(self) -> str:
-        """Say why it did not come up: by its exception and the place of that, else by a line of output."""
+        """Explain a failed start: by its exception and the place of that, otherwise by a line of output."""
         if self.clash is not None:
             return self.clash
         if self.failure is None or self.port_is_taken:
@@ -266,9 +267,9 @@ class Symptoms:
 
     @property
     def port_is_taken(self) -> bool:
-        """Whether it says that a port is taken which it wants."""
+        """Whether a message says that the port it wants is taken."""
         return any(map(_IN_USE.search, self.last_lines))
 
     def shell_error(self) -> str:
-        """Give the line in which the shell says that it cannot run a command; empty if there is none."""
+        """Give the line in which the shell reports that it cannot run a command; empty if there is none."""
         return next(filter(_NOT_RUN.search, reversed(self.last_lines)), "")

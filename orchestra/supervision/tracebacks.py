@@ -1,10 +1,10 @@
-"""Reads what a program writes, for the exceptions in it.
+"""Finds exceptions in the output of a program.
 
-A Python traceback has a head, frames, and a last line at its own margin: the exception. What stands around it
-depends on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich
-draws. Of chained exceptions, and of those in a group, the last one counts; the group itself is none.
+A Python traceback has a head, frames, and a last line at the same margin: the exception. Decoration depends
+on the program: a log prefix before the head, the margins ``|`` of an exception group, a box that rich draws.
+Of chained exceptions, and of those in a group, the last one counts; the group itself does not.
 
-All that is kept is bounded: any program may write anything. Not here: what follows for the process.
+Everything that is kept is bounded: any program may write anything. Not here: what follows for the process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_WORDS", "Failure", "TracebackReader", "own_frame"]
 
-# Frames that are kept of a traceback, the newest ones: a recursion has a thousand.
+# The most frames of a traceback, the newest ones: a recursion has a thousand.
 _MOST_FRAMES = 50
 _MOST_CHARACTERS = 2000
 
 _HEAD = "Traceback (most recent call last)"
-# What the first line of every exception has.
+# Words that the first line of every exception contains.
 FIRST_WORDS = (_HEAD, "  File ")
-# What an exception group draws beside its lines, and rich around them.
+# The decoration of an exception group, and of rich.
 _MARGIN = re.compile(r"^(?: *[|+│](?: |$))+")
 _GROUP = re.compile(r".* \(\d+ sub-exceptions?\)")
 _CHAINED = re.compile(r"^(?:During handling of|The above exception was) ")
@@ -37,8 +37,8 @@ _RULE = re.compile(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│
 _FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 _RICH_FRAME = re.compile(r"^│ (?P<file>/.+?):(?P<line>\d+) in (?P<function>.+?) *│$")
 _RICH_CODE = re.compile(r"^│ ❱ +\d+ (?:│ )?(?P<code>.*?) *│$")
-# A process of Python's own, which tidies up after `multiprocessing` (Hypercorn's workers). It complains of
-# what is gone already: that comes last, and says nothing about the program.
+# A helper process of Python that cleans up after `multiprocessing` (Hypercorn's workers). Its complaints
+# about missing resources come last, and are not about the program.
 _TIDYING = "/multiprocessing/resource_tracker.py"
 _CARETS = re.compile(r"^[\s~^]+$")
 # `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
@@ -53,8 +53,8 @@ class Failure(Struct, frozen=True):
 
     Attributes:
         line: Its last line, as written: ``ValueError: no``.
-        frames: The frames of its traceback, the oldest first; before them those of the exception that it
-            was raised from, or while that was handled.
+        frames: The frames of its traceback, the oldest first; before them those of the exception that it was
+            raised from, or during whose handling it was raised.
     """
 
     line: str
@@ -67,7 +67,7 @@ class Failure(Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """What it says; may be empty."""
+        """Its message; may be empty."""
         return self.line.partition(":")[2].strip()
 
 
@@ -75,8 +75,8 @@ class TracebackReader:
     """Reads the lines of one child.
 
     Attributes:
-        error: The last line of the last traceback, if nothing was written after it.
-        last: The last traceback that was read to its end, whatever was written after it.
+        error: The last line of the last traceback, if no output has followed.
+        last: The last complete traceback, even if other output has followed.
     """
 
     __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error", "last")
@@ -158,7 +158,7 @@ class TracebackReader:
 def own_frame(frames: Iterable[Frame], folders: Iterable[str]) -> Frame | None:
     """Find the last of the frames, oldest first, in a file of the project, not of a package.
 
-    Its file is absolute then, like `folders`; relative names are relative to the first of these.
+    The returned path is absolute, like those of `folders`; relative names are relative to the first of these.
     """
     roots = [posixpath.join(folder, "") for folder in folders]
     own = None

@@ -1,10 +1,10 @@
 """One process of the plan: the worker carries out what `lifecycle.step` orders, and reports every change.
 
-A restart, from top to bottom: `restart` tells the lifecycle of the request; a process that runs becomes
-`STOPPING`, and the order to stop drains the child and stops it (`Attempt.retire`). When nothing is left of
-it, `_run_child` tells the lifecycle of its end; the process becomes `WAITING`, its dependencies are looked at
-(`look_at_dependencies`), and the order to spawn starts `_run_child` again. With `restart_mode = "overlap"`
-the order is to hand over instead (`handover`).
+A restart, from top to bottom: `restart` passes the request to the lifecycle; a running process becomes
+`STOPPING`, and the order to stop drains the child and stops it (`Attempt.retire`). When no process of it is
+left, `_run_child` reports the end to the lifecycle; the process becomes `WAITING`, its dependencies are
+checked (`look_at_dependencies`), and the order to spawn starts `_run_child` again. With
+`restart_mode = "overlap"` the order is to hand over instead (`handover`).
 
 No task waits for orders: a fact leads to an order, an order to at most one task, its end to the next fact.
 
@@ -13,6 +13,8 @@ Not here: which order follows from which fact (`lifecycle`), processes that do n
 
 from __future__ import annotations
 
+import contextlib
+import glob
 from typing import TYPE_CHECKING, assert_never
 
 import trio
@@ -38,7 +40,8 @@ from orchestra.supervision.lifecycle import (
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.install import Installation
@@ -54,27 +57,34 @@ _STUCK_STOP_TIMEOUT = 1.0
 # The spread of the back-off: processes that ended together do not all restart in the same instant.
 _JITTER = 0.1
 _BY_HAND = "it is started by hand"
-# The states in which it is known where a process listens, if it does.
+# The states in which the address of a listening process is known.
 _LISTENS = frozenset({State.READY, State.UNHEALTHY})
 # The states in which a new child would be the next one; in others, one starts or none is wanted.
 _MAY_BE_RESTARTED = frozenset({State.READY, State.UNHEALTHY, State.BACKING_OFF, State.FAILED})
-# The states in which its last lines say why it is not up.
+# The states whose reason is in its last lines.
 _FAILURES = frozenset({State.BACKING_OFF, State.FAILED, State.UNHEALTHY})
 
 
 class Worker:
-    """Runs one process of the plan; `newest` is the last event about it, `dependents` wait for it."""
+    """Runs one process of the plan.
+
+    Attributes:
+        changed: Files that have changed for it since its last child was spawned.
+        dependents: Wait for it.
+        newest: The last event about it.
+    """
 
     def __init__(self, plan: ProcessPlan, run: Run) -> None:
         self.life = (
             Life(plan=plan) if plan.autostart else Life(plan=plan, state=State.STOPPED, reason=_BY_HAND)
         )
         self.output = ProcessOutput(plan, run.delivery, run.bus)
+        self.changed: set[Path] = set()
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
         self._handover = Handover(self, run, on_fact=self._learn)
-        self._pause = trio.CancelScope()  # around what can be cut short: a back-off, an installation
+        self._pause = trio.CancelScope()  # around a wait that can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
     def __repr__(self) -> str:
@@ -82,7 +92,7 @@ class Worker:
 
     @property
     def attempt(self) -> Attempt | None:
-        """Its current child, with what is known of that alone; the last one, once that has ended."""
+        """Its current child, with the state of that alone; or the last one."""
         return self._handover.current
 
     # --- Orders from outside ---
@@ -93,7 +103,7 @@ class Worker:
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
-        """Start the process if it has ended, and what it needs that only starts by hand; or `StartError`."""
+        """Start the process if it has ended, with dependencies that only start by hand; or `StartError`."""
         self._request(Sign.START_REQUESTED)
         for each in self.life.plan.depends_on:
             if (other := self._run.workers[each.name]).life.is_at_rest:
@@ -104,7 +114,7 @@ class Worker:
         self._request(Sign.RESTART_REQUESTED)
 
     def expect_restart(self) -> None:
-        """Make ready for a restart that is likely to come. Does not wait."""
+        """Prepare for a restart that is likely to come. Does not wait."""
         if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
             self._handover.expect()
 
@@ -135,22 +145,22 @@ class Worker:
         self._handover.kill()
 
     def look_at_dependencies(self) -> None:
-        """Start the process, if it waits and its dependencies let it; else say what it waits for."""
+        """Start the process, if it waits and its dependencies let it; otherwise publish what it waits for."""
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
             needed, workers = self.life.plan.depends_on, self._run.workers
             self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
         elif self.life.is_at_rest and not self.newest.seq:
-            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it is there, too
+            self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it exists, too
 
     def take_role(self, role: Role) -> None:
-        """Give the process the role that was found; without one, it is asked only if others wait for it."""
+        """Give the process the role that was found; without one, it is probed only if others wait for it."""
         plan = structs.replace(self.life.plan, role=role)
         if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
         self.follow(plan, dependents=self.dependents)
 
     def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
-        """Follow another plan from now on; a child that runs goes on as it is."""
+        """Follow another plan from now on; a running child continues."""
         before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
         if not plan.warm_spare:
@@ -158,10 +168,10 @@ class Worker:
         if log_settings(before) != log_settings(plan):
             self._run.nursery.start_soon(self.output.follow, plan)
 
-    # --- Facts, and what follows from them ---
+    # --- Facts, and their effects ---
 
     def tell(self, fact: Fact) -> None:
-        """Take a fact into account: carry out what follows, and report the change, if there is one."""
+        """Take a fact into account: carry out the resulting order, and report the change, if there is one."""
         before = self.life.state
         self.life, order = step(self.life, fact, trio.current_time())
         if order is not None:
@@ -177,6 +187,9 @@ class Worker:
 
     def _carry_out(self, order: Order) -> None:
         nursery = self._run.nursery
+        if order in (Order.SPAWN, Order.HAND_OVER):
+            _forget_bytecode(self.changed)
+            self.changed.clear()
         match order:
             case Order.INSTALL:
                 self._pause = trio.CancelScope()
@@ -233,14 +246,14 @@ class Worker:
             case _:
                 pass
 
-    # --- What can be asked ---
+    # --- Queries ---
 
     def has_ended(self) -> bool:
-        """Whether nothing of it runs, and nothing is going to start it again by itself."""
+        """Whether no child runs, and none is going to be started automatically."""
         return self.life.state.is_ended
 
     def is_up(self) -> bool:
-        """Whether it is as far as it gets; `StartError` if it is not going to be."""
+        """Whether it is up: ready, or running without a check; `StartError` if it cannot be."""
         state, reason = self.life.state, self.life.reason
         if state in (State.FAILED, State.STOPPED) and not self.life.is_at_rest:
             text = state.predicate + (f": {reason}" if reason else "")
@@ -278,3 +291,15 @@ class Worker:
             ended_before_ready=life.ended_before_ready,
             last_lines=tuple(self.output.tail) if has_failed else (),
         )
+
+
+def _forget_bytecode(sources: Iterable[Path]) -> None:
+    """Have Python compile changed files: after two saves in a second it would use the first one's.
+
+    It compares the size and the second (`importlib`, `SourceLoader.get_code`). No child is left that could
+    write the first one's after this.
+    """
+    for source in sources:
+        for cached in source.parent.glob(f"__pycache__/{glob.escape(source.stem)}.*.pyc"):
+            with contextlib.suppress(OSError):
+                cached.unlink()

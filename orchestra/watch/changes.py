@@ -1,14 +1,14 @@
-"""Waits for changes of the files that matter, and tells of them in bursts.
+"""Waits for changes of the files that matter, and reports them in bursts.
 
-watchfiles tells what was touched in the folders that `filters` has chosen. The first touch is told at once,
-so that what takes time can begin; what has changed is told when nothing has been touched for 50 ms, and
-500 ms after the first touch at the latest. Its list of folders cannot be changed: when folders come or go it
-is started again, and a look at everything shows what it may have missed. Where the system tells nothing
-(network file systems, Windows folders under WSL) or has no room for more watches, all files are looked at
-each second.
+watchfiles reports which files were touched in the folders that `filters` has chosen. The first touch is
+reported at once, so that slow preparations can begin; the changes are reported when nothing has been touched
+for 50 ms, and 500 ms after the first touch at the latest. The folders of a watcher cannot be changed: when
+folders come or go it is started again, and all files are checked for changes that it may have missed. Where
+the system reports nothing (network file systems, Windows folders under WSL) or has no room for more watches,
+files are checked each second.
 
-All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: what has to end it is an event that
-it looks at each 20 ms, and nothing else has to be cancelled (`awatch` took seconds for that under trio).
+All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: it is ended by an event that it
+checks each 20 ms, so nothing has to be cancelled (`awatch` took seconds for that under trio).
 
 Not here: what follows from a change (`orchestra.reloading`).
 """
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Notify", "batches", "watch"]
 
-# Gives what is touched, as `_notify` does.
+# Yields touched paths, like `_notify`.
 Notify: TypeAlias = "Callable[[AbstractSet[str], threading.Event], Iterator[AbstractSet[str]]]"
 
 # A burst is over when nothing was touched for so long, in ms; and after so long in any case, in seconds.
 _QUIET = 50
 _LONGEST_BURST = 0.5
-# Seconds for the thread to end: a look at everything may take long, and does no harm.
+# Seconds for the thread to end: a check of all files may take long, and does no harm.
 _END_LIMIT = 0.5
-# How often watchfiles looks for touches, in ms; it tells them when the next look finds no more. A look takes
-# 60 µs of CPU time.
+# Milliseconds between watchfiles' looks for touches; it reports them when the next look finds no more. A look
+# takes 60 µs of CPU time.
 _STEP = 20
-# Pauses between looks at everything, in seconds: at least so long, and so many times as long as a look takes.
+# Pauses between checks of all files: seconds at least, and a multiple of the time of a check.
 _POLL_PAUSE = 1.0
 _POLL_SHARE = 20
 # Folders may be gone by the time that they are watched: then they are chosen again, so often.
 _ATTEMPTS = 5
 # watchfiles' own switch.
 _FORCE_POLLING = "WATCHFILES_FORCE_POLLING"
-# File systems whose changes are made elsewhere: the kernel does not know of them.
+# File systems whose files are changed elsewhere: the kernel does not notice that.
 # fmt: off
 _SILENT_SYSTEMS = frozenset({
     "9p", "afs", "ceph", "cifs", "drvfs", "fuse.grpcfuse", "fuse.sshfs", "lustre", "nfs", "nfs4", "prl_fs",
@@ -60,12 +60,12 @@ _SILENT_SYSTEMS = frozenset({
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """What was found at one time.
+    """The changes that were found at one time.
 
     Attributes:
         changes: By process; those of the run itself under `RUN`.
-        expected: What may have changed, while it is too early to tell; the next batch tells.
-        warning: What the user should know of the watching, and a hint; empty if nothing.
+        expected: Possible changes, while it is too early to be sure; the next batch is final.
+        warning: A message about watching for the user, and a hint; empty if there is none.
     """
 
     changes: Mapping[str, Changes] = {}
@@ -81,9 +81,9 @@ async def watch(
     earlier: Mapping[str, float] | None = None,
     notify: Notify | None = None,
 ) -> None:
-    """Tell of changes, from the Unix time `since` on, until this is cancelled; of some from `earlier` on."""
+    """Report changes, from the Unix time `since` on, until cancelled; of some from `earlier` on."""
     stop = threading.Event()
-    # It waits in its thread for as long as the run lasts: others must not wait for the thread.
+    # It waits in its thread for as long as the run lasts, so it must not use up a shared thread.
     limiter = trio.CapacityLimiter(1)
     found = batches(interests, since=since, earlier=earlier, stop=stop, notify=notify or _notify)
     is_idle = threading.Event()
@@ -103,7 +103,7 @@ async def watch(
             tell(batch)
     finally:
         stop.set()
-        # Before 3.14, Python aborts if it ends while a thread is in watchfiles: that is not C, but Rust.
+        # Before 3.14, Python aborts if it exits while a thread is in watchfiles, which is written in Rust.
         with trio.move_on_after(_END_LIMIT, shield=True):
             while not is_idle.is_set():  # noqa: ASYNC110 - set in a thread that may be all that is left
                 await trio.sleep(_STEP / 1000)
@@ -117,7 +117,7 @@ def batches(
     stop: threading.Event,
     notify: Notify,
 ) -> Iterator[Batch]:
-    """Give batch after batch until `stop` is set; blocks in between."""
+    """Yield batch after batch until `stop` is set; blocks in between."""
     files = Files(interests)
     yield Batch(changes=files.begin(since, earlier))
     if files.invalid:
@@ -141,7 +141,7 @@ def batches(
 
 
 def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[Batch, None, str]:
-    """Give batches for as long as the system tells of changes; return why it does not."""
+    """Yield batches for as long as the system reports changes; return why it does not."""
     attempts, expected = 0, False
     while not stop.is_set():
         watched = files.folders
@@ -174,7 +174,7 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
 
 
 def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[str], bool]]:
-    """Give what is touched first in each burst, and all of it when that is over; an empty one comes first."""
+    """Yield the first touches of each burst, and all of them when it is over; an empty one comes first."""
     burst: set[str] = set()
     has_begun, began = False, 0.0
     for touched in touches:
@@ -191,9 +191,9 @@ def _bursts(touches: Iterable[AbstractSet[str]]) -> Iterator[tuple[AbstractSet[s
 
 
 def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
-    """Give the paths that were touched in folders, as soon as that is known, until `stop` is set.
+    """Yield the paths that were touched in folders, as soon as possible, until `stop` is set.
 
-    Whenever nothing was touched for a while it gives an empty set. From the first one on nothing is missed.
+    Whenever nothing was touched for a while it yields an empty set. From the first one on nothing is missed.
     `FileNotFoundError`: one of the folders is gone; `OSError`: the system cannot watch them.
     """
     # Imported in the thread, when everything has been spawned.
@@ -211,17 +211,18 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             raise_interrupt=False,
             force_polling=False,
             recursive=False,
-            # With it, watchfiles says nothing of want of room either; `filters` leaves out what is denied.
+            # With it, watchfiles does not report missing watches either; `filters` leaves out unreadable
+            # folders.
             ignore_permission_denied=False,
         ):
             yield {path for _, path in changes}
-    # What watchfiles makes of errors of the system that it does not know, and of names that are not UTF-8.
+    # watchfiles' error for unknown errors of the system, and for names that are not UTF-8.
     except (RuntimeError, UnicodeEncodeError) as exc:
         raise OSError(str(exc)) from exc
 
 
 def _silent_system(folders: Iterable[str]) -> str:
-    """Name the first of the folders' file systems that does not tell of changes; empty if all do."""
+    """Name the first of the folders' file systems that does not report changes; empty if all do."""
     if os.environ.get(_FORCE_POLLING, "").lower() not in {"", "false", "disable", "disabled"}:
         return f"{_FORCE_POLLING} is set: the file system"
     import psutil  # noqa: PLC0415 - as watchfiles

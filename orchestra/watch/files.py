@@ -1,11 +1,11 @@
-"""What is in the files that matter, as far as it takes to know that it has changed.
+"""The content of the files that matter, as far as it is needed to detect a change.
 
-Of each file its size, time and a hash of its content are kept: a save that changes no byte changes nothing, a
-file that was replaced by a rename is the file of that name, and one that is gone has changed. What is kept is
-bounded: of a file that is too many or too large, only size and time decide.
+Each file's size, time and a hash of its content are kept. A save that changes no byte is no change; a file
+that was replaced by a rename is still the file of that name; a missing file has changed. The memory is
+bounded: of large files, or too many, only size and time are compared.
 
-A file that was written, or moved to its place, since the process was started, and before it was looked at for
-the first time, counts as changed: which of the two the process has read is not known.
+A file that was written, or moved to its place, after the start of the process and before the first look at it
+counts as changed: the process may have read the old version.
 
 Everything here blocks, and runs in a thread.
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Files", "rereads_templates"]
 
-# Files that are kept in mind at most, and the bytes that one may have to be read: of more, a change of size
-# or time is a change.
+# Files that are remembered at most, and the most bytes of one that are read: otherwise a change of size or
+# time is a change.
 _MOST_FILES = 10_000
 _MOST_BYTES = 1 << 20
-# Words in a program that tell what it does with a template that has changed. Jinja reads it again unless it
-# is told not to, and so do the classes of Starlette (FastAPI) and Litestar. Flask and Quart (without debug)
-# and Django (without runserver) tell it not to; Bottle, Tornado and Pyramid keep what they have read.
+# Words in a program that show what it does with a changed template. Jinja reads it again unless it is
+# configured not to, and so do the classes of Starlette (FastAPI) and Litestar. Flask and Quart (without
+# debug) and Django (without runserver) configure it not to; Bottle, Tornado and Pyramid keep templates.
 _REREADS = frozenset({b"Jinja2Templates", b"JinjaTemplateEngine", b"aiohttp_jinja2"})
 _KEEPS = frozenset({b"flask", b"quart", b"django", b"bottle", b"tornado", b"pyramid", b"auto_reload=False"})
 _CLUES = re.compile(
@@ -45,12 +45,12 @@ _CLUES = re.compile(
 
 
 def rereads_templates(clues: frozenset[bytes]) -> bool:
-    """Whether a program with these words in it is known to read a template again that has changed."""
+    """Whether a program that contains these words is known to read a changed template again."""
     return bool(clues & _REREADS) and not clues & _KEEPS
 
 
 class _State(NamedTuple):
-    """What a file was like when it was looked at last; `content` is a hash, 0 if it was not read."""
+    """The state of a file at the last look; `content` is a hash, 0 if it was not read."""
 
     time: int  # ns
     size: int
@@ -69,7 +69,7 @@ class Files:
 
     @property
     def folders(self) -> frozenset[str]:
-        """The folders that have to be watched to know of every change."""
+        """The folders that have to be watched to notice every change."""
         return frozenset(self.walk.folders)
 
     def begin(self, since: float, earlier: Mapping[str, float] | None = None) -> Mapping[str, Changes]:
@@ -86,23 +86,24 @@ class Files:
         return self._by_process(came, lambda path, name: came[path] >= begins.get(name, since))
 
     def look_again(self) -> Mapping[str, Changes]:
-        """Look at all files, and for new ones; those whose size and time are the same are not read."""
+        """Look at all files, and for new ones; files with the same size and time are not read."""
         self.walk = self._filter.walk()
         found = self.walk.files | self._known.keys()
         return self._by_process([path for path in found if self._has_changed(path, is_sure=False)])
 
     def expect(self, paths: AbstractSet[str]) -> Mapping[str, Changes]:
-        """Say what will have changed if what has been touched has; looks at nothing."""
+        """Predict the changes if these paths were touched; looks at nothing."""
         return self._by_process(self._with_targets(paths))
 
     def look_at(self, paths: AbstractSet[str]) -> Mapping[str, Changes] | None:
-        """Look at what has been touched.
+        """Look at touched paths.
 
         Returns:
-            ``None`` if folders have come or gone, or a .gitignore has changed: then all has to be looked at.
+            ``None`` if folders have come or gone, or a .gitignore has changed: then all files have to be
+            checked.
         """
         touched = self._with_targets(paths)
-        # All of them first: what is found to have changed is not found a second time.
+        # All of them first: a change that was found is not found a second time.
         if any(map(self._changes_folders, touched)):
             return None
         return self._by_process(
@@ -126,7 +127,7 @@ class Files:
         return os.path.isdir(path) and self._filter.is_kept(path)
 
     def _has_changed(self, path: str, *, is_sure: bool = True) -> bool:
-        """Look at a file, and whether it differs from what is known.
+        """Look at a file, and compare it with its last state.
 
         Unless it was touched (`is_sure`), the same size and time mean the same content.
         """
@@ -148,7 +149,7 @@ class Files:
         return known.content != state.content
 
     def _read(self, path: str, size: int) -> int:
-        """Read a file for its hash, and for words in it that tell something."""
+        """Read a file for its hash, and for significant words in it."""
         if size > _MOST_BYTES:
             return 0
         with open(path, "rb") as file:

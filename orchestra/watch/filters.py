@@ -1,11 +1,11 @@
-"""Finds the files that matter: which rules match a path, and which folders can have such files in them.
+"""Finds the files that matter: which rules match a path, and which folders may contain such files.
 
-watchfiles would watch all folders below one, and leave out what is not wanted afterwards: for a frontend that
-is thousands of watches for its `node_modules`. So the folders are chosen here, one by one: those below the
-folder of a rule, without what a ``.gitignore`` excludes, without the usual names, and without virtual
-environments, whatever those are called.
+watchfiles would watch all folders below one, and filter afterwards: for a frontend that is thousands of
+watches for its `node_modules`. So the folders are chosen here, one by one: those below the folder of a rule,
+except those that a ``.gitignore`` excludes, those with one of the usual names, and virtual environments,
+whatever their name.
 
-Not here: what the files have in them (`files`).
+Not here: the content of the files (`files`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["GITIGNORE", "Filter", "Walk"]
 _Specs: TypeAlias = "tuple[tuple[str, GitIgnoreSpec], ...]"
 
 GITIGNORE = ".gitignore"
-# Folders of tools; what they have in them is made from other files, or is not the project's.
+# Folders of tools; their contents are made from other files, or are not the project's.
 # fmt: off
 _NEVER = frozenset({
     ".cache", ".direnv", ".eggs", ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache",
@@ -44,18 +44,18 @@ _NEVER = frozenset({
 _VENV_MARK = "pyvenv.cfg"
 # Folders that are watched at most: each one costs the kernel about a kilobyte.
 _MOST_FOLDERS = 5000
-# Of a .gitignore, that much is read.
+# The most bytes of a .gitignore that are read.
 _MOST_BYTES = 1 << 18
-# The end of a pattern that a path has to end with: what follows a wildcard in its last part. Without one, the
-# pattern may mean a folder, with all that is in it.
+# The suffix that a pattern requires of a path: the part after a wildcard in its last component. Without one,
+# the pattern may mean a folder, with all its contents.
 _TAIL = re.compile(r"[*?\]]([^*?\]/]*)$")
 
 
 def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
-    """Compile patterns; the invalid ones are added to `invalid`."""
+    """Compile patterns; invalid ones are added to `invalid`."""
     valid = []
     with warnings.catch_warnings():
-        # Of `re`, for `[[:alpha:]]`: it would be printed over the dashboard.
+        # `re` warns about `[[:alpha:]]`, which would be printed over the dashboard.
         warnings.simplefilter("ignore", FutureWarning)
         for pattern in patterns:
             try:
@@ -68,9 +68,9 @@ def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
 
 
 def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
-    """What a .gitignore says of a path: ``True`` excludes it, ``False`` includes it.
+    """The verdict of a .gitignore on a path: ``True`` excludes it, ``False`` includes it.
 
-    Of a folder, the last pattern that matches decides; the spec itself would let ``*`` win over ``!*/``.
+    For a folder, the last matching pattern decides; the library would let ``*`` win over ``!*/``.
     """
     if not path.endswith("/"):
         return spec.check_file(path).include
@@ -91,7 +91,7 @@ class _Matcher:
         self.rule = rule
         self.folder = os.path.realpath(rule.folder)
         self._spec = _compiled(rule.patterns, invalid)
-        # Most files end with nothing that is wanted: then no pattern is asked.
+        # Most files have none of the suffixes: then no pattern is tried.
         ends = map(_TAIL.search, rule.patterns)
         self._tails = tuple(end[1] if end is not None else "" for end in ends)
         self._ignored = _compiled(rule.ignored, invalid)
@@ -114,7 +114,7 @@ class _Matcher:
         return inside is not None and self._ignored.match_file(inside)
 
     def may_have(self, folder: str) -> bool:
-        """Whether a folder below its own one can have files in it that are wanted."""
+        """Whether a folder below the rule's own may contain files that match."""
         if self.ignores(folder + "/"):
             return False
         inside = _below(self.folder, folder)
@@ -122,10 +122,10 @@ class _Matcher:
 
 
 class Walk:
-    """What a walk has found.
+    """The result of a walk.
 
     Attributes:
-        linked: The targets of links among them that are in other folders, with the path of the link.
+        linked: The targets of links in other folders, with the path of the link.
     """
 
     def __init__(self) -> None:
@@ -137,10 +137,10 @@ class Walk:
 
 
 class Filter:
-    """Says which files matter, to which process and as what.
+    """Decides which files matter, to which process and as what.
 
     Attributes:
-        invalid: The patterns that are none; they match nothing.
+        invalid: Invalid patterns; they match nothing.
     """
 
     def __init__(self, interests: Mapping[str, Interest]) -> None:
@@ -151,7 +151,7 @@ class Filter:
         self._specs: dict[str, _Specs] = {}  # by folder
 
     def kinds(self, path: str) -> Mapping[str, Kind]:
-        """Say what a file is, to each process that it matters to."""
+        """Give the kind of a file for each process that it matters to."""
         found: dict[str, Kind] = {}
         for name, matchers in self._matchers.items():
             for each in matchers:
@@ -161,7 +161,7 @@ class Filter:
         return found
 
     def is_kept(self, folder: str) -> bool:
-        """Whether a new folder can have files in it that matter, or is on the way to such a folder."""
+        """Whether a new folder may contain files that matter, or is on the way to such a folder."""
         for each in self._all():
             if each.folder == folder or _below(folder, each.folder) is not None:
                 return True
@@ -170,7 +170,7 @@ class Filter:
         return False
 
     def walk(self) -> Walk:
-        """Look for all folders that have to be watched, and all files that matter."""
+        """Find all folders that have to be watched, and all files that matter."""
         self._specs.clear()
         walk = Walk()
         by_folder: dict[str, set[_Matcher]] = {}
@@ -205,7 +205,7 @@ class Filter:
             names, entries = _entries(folder)
             if _VENV_MARK in names and folder != root:
                 continue
-            # When it can be read again, the folder above tells of it.
+            # When it becomes readable, the folder above reports it.
             if os.access(folder, os.R_OK):
                 walk.folders.add(folder)
             for path, is_folder, is_link in entries:
@@ -219,7 +219,7 @@ class Filter:
                         _follow_link(path, walk)
 
     def _is_open_to(self, matcher: _Matcher, folder: str) -> bool:
-        """Whether a folder is kept, as one of those below a matcher's."""
+        """Whether a folder is kept, as one below a matcher's."""
         name = folder.rpartition("/")[2]
         return (
             name not in _NEVER
@@ -230,7 +230,7 @@ class Filter:
     def _is_ignored(self, path: str, root: str) -> bool:
         """Whether a .gitignore excludes a path; the nearest one decides.
 
-        One that excludes all of `root` was not written with the process in mind, and does not count.
+        If one excludes all of `root`, it was not written with the process in mind, and does not count.
         """
         for folder, spec in self._specs_for(path.rstrip("/").rpartition("/")[0]):
             include = _verdict(spec, path[len(folder) + 1 :])
@@ -261,7 +261,7 @@ def _entries(folder: str) -> tuple[set[str], list[tuple[str, bool, bool]]]:
         for entry in entries:
             names.add(entry.name)
             with suppress(OSError, UnicodeEncodeError):
-                entry.name.encode()  # watchfiles takes no other names than those in UTF-8
+                entry.name.encode()  # watchfiles accepts only names in UTF-8
                 found.append((entry.path, entry.is_dir(), entry.is_symlink()))
     return names, found
 

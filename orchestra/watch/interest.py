@@ -1,4 +1,4 @@
-"""Which files matter to a process, and as what: decided from the plan, before any file is looked at.
+"""Which files matter to a process, and of which kind: decided from the plan, before any file is looked at.
 
 | process                                  | files, below its folder                          | as       |
 |------------------------------------------|--------------------------------------------------|----------|
@@ -9,15 +9,15 @@
 | one with ``watch = ["src/**/*.py"]``     | those                                            | code     |
 | one with ``watch = false``, and all else | none                                             |          |
 
-To them come the inputs of ``before_restart``, as code. Templates and styles in a folder that Vite serves are
-Vite's: its own ``index.html`` is one. Of a process that is not the backend a template is code and a style
-is nothing: no page comes from it.
+The inputs of ``before_restart`` are added, as code. Templates and styles in a folder that Vite serves are
+Vite's, such as its ``index.html``. For a process that is not the backend a template is code, and a style is
+ignored, because no page comes from it.
 
 Patterns are those of ``.gitignore``, relative to the process's folder; one may begin with ``../``. A pattern
-that names one file (`Rule.is_named`) means that file, whatever a ``.gitignore`` says of it: most have
-``.env`` in them.
+that names one file (`Rule.is_named`) matches it even if a ``.gitignore`` excludes it: most exclude ``.env``.
 
-The files that the plan itself was made from are the run's; so ``.env`` is not its backend's, if it is both.
+The files that the plan itself was made from belong to the run, so a ``.env`` that is one of them is not the
+backend's.
 
 Not here: files, matching (`filters`), what follows from a change (`orchestra.reloading`).
 """
@@ -52,18 +52,18 @@ __all__ = [
 ]
 
 RUN = ""
-"""What stands for the run itself where files belong to a process: no process has this name."""
+"""The key of the run itself among processes: no process has this name."""
 
 _CODE = ("*.py",)
 _TEMPLATES = ("*.html", "*.jinja", "*.jinja2", "*.j2")
 _STYLES = ("*.css",)
-# What Vite serves below its folder, where that is the backend's folder, too.
+# Files that Vite serves below its folder, if that is the backend's folder, too.
 _VITES = ("index.html", "public", "src")
 _WILD = re.compile(r"[*?\[]")
 
 
 class Kind(Enum):
-    """What a file is to a process."""
+    """The kind of a file for a process."""
 
     CODE = "code"
     TEMPLATE = "template"
@@ -76,10 +76,10 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     Attributes:
         patterns: As in ``.gitignore``; one of them has to match.
-        is_deep: Whether they may be anywhere below the folder; else they are in it, or below a folder in it
-            that matches.
-        ignored: Files that are left out, as patterns relative to `ignored_in`.
-        not_below: Files and folders that are left out.
+        is_deep: Whether they may be anywhere below the folder; otherwise they are in it, or below a matching
+            folder in it.
+        ignored: Excluded files, as patterns relative to `ignored_in`.
+        not_below: Excluded files and folders.
     """
 
     folder: Path
@@ -97,17 +97,17 @@ Interest = tuple[Rule, ...]
 
 
 class Changed(Struct, frozen=True):
-    """A file that has another content now, is new, or is gone."""
+    """A file that is new, is gone, or has new content."""
 
     path: Path
     kind: Kind
 
 
 class Changes(Struct, frozen=True):
-    """What has changed for one process.
+    """The changes for one process.
 
     Attributes:
-        rereads_templates: Whether its program is known to read a template again that has changed.
+        rereads_templates: Whether its program is known to read changed templates again.
     """
 
     files: tuple[Changed, ...]
@@ -115,7 +115,7 @@ class Changes(Struct, frozen=True):
 
 
 def is_backend(process: ProcessPlan, plan: Plan) -> bool:
-    """Whether pages come from a process: by its role, or since the proxy asks it whatever its role."""
+    """Whether pages come from a process: by its role, or because the proxy uses it as the backend anyway."""
     upstream = plan.proxy.backend if plan.proxy is not None else None
     return process.role is Role.BACKEND or (
         isinstance(upstream, FromProcess) and process.name in upstream.members
@@ -123,9 +123,9 @@ def is_backend(process: ProcessPlan, plan: Plan) -> bool:
 
 
 def interests(plan: Plan, processes: Iterable[ProcessPlan]) -> Mapping[str, Interest]:
-    """Say which files matter to which process, by name; and to the run as a whole.
+    """Decide which files matter to which process, by name; and to the run as a whole.
 
-    The processes are those as they are now: a role, or where one runs Vite, may have been found since.
+    The processes are those as they are now: a role, or the folder of a Vite, may have been found at run time.
     """
     found: dict[str, Interest] = {}
     if plan.files:
@@ -191,9 +191,9 @@ def rules(
 
 
 def _split(cwd: Path, pattern: str) -> tuple[Path, str, bool]:
-    """Split a pattern into the folder that it begins in, what it says of that, and whether that is deep."""
+    """Split a pattern into the folder that it begins in, the rest, and whether that is deep."""
     parts = pattern.removeprefix("./").split("/")
-    # Without a slash, but at its end, it is about a name, wherever below.
+    # Without a slash, except at its end, it is about a name at any depth.
     if len([part for part in parts if part]) < 2 and not pattern.startswith(("/", "./")):
         return cwd, pattern, True
     fixed = 0
@@ -207,7 +207,7 @@ def _split(cwd: Path, pattern: str) -> tuple[Path, str, bool]:
 
 
 def in_words(process: ProcessPlan, plan: Plan) -> str:
-    """Say what is watched for a process; empty if nothing is and that is not worth a word."""
+    """Describe the watched files of a process; empty if there are none and that is not worth mentioning."""
     if process.watch is False:
         return "not watched (watch = false)"
     found = interests(plan, [process]).get(process.name, ())
