@@ -41,7 +41,7 @@ _FOREGROUND_INTERVAL = 0.2
 async def on_screen(
     controls: Controls,
     obey: Callable[[Order], Awaitable[object]],
-    leave: Callable[[], object] | None = None,
+    leave: Callable[[], object],
     *,
     on_taken: Callable[[str | None, bytes], object],
     has_mouse: bool,
@@ -50,10 +50,10 @@ async def on_screen(
 ) -> AsyncIterator[trio.Nursery]:
     """Show a model on this terminal during a block, and afterwards its summary; give its nursery.
 
-    `obey` carries out an order on the run, `leave` is the action of `q`: by default, it ends the block.
+    `obey` carries out an order on the run, `leave` is the action of `q`.
     """
     async with trio.open_nursery() as nursery:
-        operator = Operator(controls, obey, leave or nursery.cancel_scope.cancel)
+        operator = Operator(controls, obey, leave)
         screen = Screen(
             controls,
             operator.perform,

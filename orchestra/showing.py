@@ -111,22 +111,22 @@ async def show(
 
     `play` feeds the model, and gets a function that ends this; `obey` carries out an order on the run.
     """
-    code = 0
+    code, leaving = 0, trio.Event()  # keys are read before there is a block to cancel
 
-    async def end_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async def end_at_signal(signals: AsyncIterator[int]) -> None:
         nonlocal code
         async for number in signals:
             code = 128 + number
-            scope.cancel()
+            leaving.set()
 
     # It restores the terminal if that accepts nothing at the end, or if we are killed.
     async with guarded(secrets.token_hex()) as guard:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             how = partial(on_screen, has_mouse=has_mouse, environ=os.environ, clock=clock)
-            async with how(controls, obey, on_taken=guard.on_screen) as nursery:
-                nursery.start_soon(end_at_signal, signals, nursery.cancel_scope)
-                await play(nursery.cancel_scope.cancel)
-                await trio.sleep_forever()
+            async with how(controls, obey, leaving.set, on_taken=guard.on_screen) as nursery:
+                nursery.start_soon(end_at_signal, signals)
+                nursery.start_soon(play, leaving.set)
+                await leaving.wait()
     return code
 
 
