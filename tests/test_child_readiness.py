@@ -133,12 +133,12 @@ async def test_it_is_said_what_is_missing(
         cwd=tmp_path,
         port=port,
         ready=f"{check}=204" if "nowhere" in check else check,
-        ready_timeout=20,
+        ready_timeout=9,
         success_exit_codes=frozenset({99}),
     )
     if command == "echo down":
-        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=20)
-    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 20 s: {text}"
+        plan = ProcessPlan(name="a", command="echo down; sleep 1000", ready=check, ready_timeout=9)
+    assert await missing(plan, clock_to_put_forward, lacks(text)) == f"not ready after 9 s: {text}"
 
 
 async def test_a_server_that_is_none_of_its_processes_is_found_at_its_port() -> None:

@@ -1065,7 +1065,7 @@ async def test_a_refused_connection_announces_the_end_of_a_process(
 async def test_a_ready_process_that_goes_on_refusing_is_502_in_the_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with stage() as on:
+    async with stage(hold=2) as on:
         on.refusing.add(BACKEND_PORT)
         client = on.client()
         await client.says(get())

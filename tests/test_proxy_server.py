@@ -472,7 +472,7 @@ async def test_more_connections_than_allowed_wait_outside(monkeypatch: pytest.Mo
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     async with trio.open_nursery() as nursery:
-        plan = ProxyPlan(backend=upstream, frontend=upstream)
+        plan = ProxyPlan(backend=upstream, frontend=upstream, hold=0.1)
         await nursery.start(Proxy(plan, [listener], bus=Bus()).run)
         first, second = [await trio.open_tcp_stream(*address) for _ in range(2)]
         await first.send_all(GET)

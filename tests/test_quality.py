@@ -15,7 +15,7 @@ ASYNC_SOURCES = [
     str(path.relative_to(ROOT))
     for folder in ("orchestra", "tests", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if re.search(r"\b(async|asyncio|trio|anyio)\b", path.read_text(encoding="utf-8"))
+    if re.search(r"(?m)^\s*(async|(import|from) (trio|asyncio))\b", path.read_text(encoding="utf-8"))
 ]
 
 

@@ -127,7 +127,7 @@ TEMPLATE = """<!doctype html>
 STYLE = "#tall { height: 4000px } h1 { color: rgb(1, 1, 1) }\n"
 COLOR = "getComputedStyle(document.querySelector('h1')).color"
 # Long enough for what must not happen to happen.
-A_WHILE = 1500
+A_WHILE = 1000
 
 
 @dataclass(frozen=True)
