@@ -14,7 +14,7 @@ from orchestra.errors import ConfigError, no_address
 __all__ = ["open_page"]
 
 # Seconds after which what has not ended is a browser, which shows the page until the user closes it.
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 async def open_page(url: str | None) -> None:
@@ -28,7 +28,7 @@ async def open_page(url: str | None) -> None:
     for command in ((system,), python):
         with suppress(OSError):
             process = await start([*command, url], start_new_session=True)
-            with trio.move_on_after(_PATIENCE):
+            with trio.move_on_after(_TIMEOUT):
                 await process.wait()
             if not process.returncode:
                 return

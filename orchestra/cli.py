@@ -191,7 +191,7 @@ def run(
         code, said, complaint = run_detached(words, found.root)
         click.echo(complaint, err=True, nl=False)
         if said:
-            _say(said.rstrip("\n"))
+            _write(said.rstrip("\n"))
         return code
     return foreground.run(found, replan=lambda running: plan(running=running), record=record, opens=opens)
 
@@ -204,7 +204,7 @@ def check(procfile: str | None, asked: Mapping[str, Any]) -> int:
 
     report = look(procfile, environ=os.environ, **asked)
     if report.understood:
-        _say("\n".join(report.understood))
+        _write("\n".join(report.understood))
     for problem in report.problems:
         complain(str(problem), problem.hint)
     return ConfigError.exit_code if report.problems else 0
@@ -226,7 +226,7 @@ def export_(procfile: str | None, asked: Mapping[str, Any], *, kind: str, folder
     files, remarks = export(kind, Path(folder), procfile, environ=os.environ, **asked, **named)
     for remark in remarks:
         click.echo(remark, err=True)
-    _say("\n".join(map(str, files)))
+    _write("\n".join(map(str, files)))
     return 0
 
 
@@ -242,7 +242,7 @@ def init() -> int:
     for remark in found.remarks:
         click.echo(remark, err=True)
     files = found.files
-    _say("\n".join(files.values()).rstrip("\n"))
+    _write("\n".join(files.values()).rstrip("\n"))
     written: list[Path] = []
     for name, text in files.items():
         try:
@@ -331,7 +331,7 @@ def _write_report(exc: BaseException) -> str:
     return file.name
 
 
-def _say(text: str) -> None:
+def _write(text: str) -> None:
     from orchestra.dashboard.writer import standard_output  # noqa: PLC0415
 
     with standard_output():

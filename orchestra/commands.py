@@ -156,7 +156,7 @@ def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
         run.refresh()
         failed = [each for each in run.processes(missing) if each.state.is_ended]
         if failed:
-            _say_failed(failed)
+            _report_failed(failed)
             return _EXIT_FAILED
         if time.monotonic() >= until:
             late = [f"{each.process} ({each.reason or each.state.value})" for each in run.processes(missing)]
@@ -166,7 +166,7 @@ def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
     return 0
 
 
-def _say_failed(failed: Sequence[StateChanged]) -> None:
+def _report_failed(failed: Sequence[StateChanged]) -> None:
     for each in failed:
         click.echo(f"{each.process} has {each.state.value}: {each.reason}".rstrip(": "), err=True)
         for line in each.last_lines:

@@ -25,7 +25,7 @@ __all__ = ["run_detached"]
 
 _INTERVAL = 0.05
 # Seconds until a run that has not ended can be reached: it is reachable before it spawns anything.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
@@ -51,7 +51,7 @@ def run_detached(arguments: Sequence[str], root: Path) -> tuple[int, str, str]:
             stderr=complaints,
             start_new_session=True,
         )
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while run.poll() is None:
             for each in find(os.environ):
                 if each.state.pid == run.pid:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
-from orchestra.dashboard.feed import Feed, Quiet, Standing
+from orchestra.dashboard.feed import Feed, Ongoing, Quiet
 from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, is_in_foreground, terminal_size
@@ -190,10 +190,10 @@ async def _run_printing(
             has_requests=plan.requests,
         )
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
-    quiet, standing = Quiet(plan), Standing()
+    quiet, ongoing = Quiet(plan), Ongoing()
 
     async def write_lines(lines: Sequence[OutputLine]) -> None:
-        standing.completed(lines[0])
+        ongoing.completed(lines[0])
         if isinstance(printer, JsonPrinter) or lines[0].process not in quiet.names:
             await writer.wait_for_room()
             printer.write_lines(lines)
@@ -207,12 +207,12 @@ async def _run_printing(
     for log in logs:
         log.follow(supervisor.subscribe)
     supervisor.subscribe(observe, *printer.kinds)
-    supervisor.subscribe(standing.observe, *standing.kinds)
+    supervisor.subscribe(ongoing.observe, *ongoing.kinds)
 
     async def past() -> Sequence[Event]:
-        told = [*supervisor.recent_requests(), *standing.past()]  # now: the reader gets later ones itself
-        told += [each for event in await logs[0].past() for each in quiet.shown(event)]
-        return sorted(told, key=lambda event: event.seq)
+        events = [*supervisor.recent_requests(), *ongoing.past()]  # now: the reader gets later ones itself
+        events += [each for event in await logs[0].past() for each in quiet.shown(event)]
+        return sorted(events, key=lambda event: event.seq)
 
     supervisor.feed = Feed(supervisor.subscribe, past, quiet)
     signalled = trio.Event()
@@ -273,12 +273,12 @@ async def _pass_on_input(supervisor: Supervisor, printer: PlainPrinter) -> None:
                 continue
             names = asking or list(supervisor.snapshot())
             if len(names) > 1:
-                printer.say("no process has asked for input: what was typed is dropped")
+                printer.print_own("no process has asked for input: what was typed is dropped")
                 continue
             try:
                 await supervisor.send(names[0], typed.decode("utf-8", "replace"))
             except OrchestraError as exc:
-                printer.say(exc.message)
+                printer.print_own(exc.message)
 
 
 async def _expect_end(writer: Writer, ending: trio.Event) -> None:

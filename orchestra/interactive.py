@@ -117,7 +117,7 @@ class Operator:
         try:
             self._typed.send_nowait((name, data))
         except trio.WouldBlock:
-            self._controls.say(f"{name} does not read what is typed")
+            self._controls.show_message(f"{name} does not read what is typed")
 
     def perform(self, wanted: Order | Act) -> None:
         """Carry out the action of a key. Does not wait."""
@@ -141,16 +141,16 @@ class Operator:
         try:
             await what()
         except KeyError as exc:
-            self._controls.say(f"there is no process {exc}")
+            self._controls.show_message(f"there is no process {exc}")
         except OrchestraError as exc:
-            self._controls.say(str(exc))
+            self._controls.show_message(str(exc))
 
     async def _write(self, text: str) -> None:
         try:
             path = await trio.to_thread.run_sync(write_log, text)
-            self._controls.say(f"written to {path}")
+            self._controls.show_message(f"written to {path}")
         except OSError as exc:
-            self._controls.say(f"the log cannot be written: {exc.strerror}")
+            self._controls.show_message(f"the log cannot be written: {exc.strerror}")
 
 
 def write_log(text: str) -> Path:

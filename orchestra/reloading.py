@@ -139,7 +139,7 @@ class Reloading:
                     with trio.CancelScope() as self._watching:
                         if self._watched:
                             earlier = self._spawned(self._watched.keys() - before.keys()) if before else {}
-                            how = {"since": self._since, "earlier": earlier, "tell": self._take}
+                            how = {"since": self._since, "earlier": earlier, "on_batch": self._take}
                             await run.runtime.watch(self._watched, **how)
                         await trio.sleep_forever()
                     self._burst_began = None

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
 # Seconds for an answer: a run has the answers in memory, but for an order it may read files again.
-_PATIENCE = 10.0
-_ORDER_PATIENCE = 30.0
+_TIMEOUT = 10.0
+_ORDER_TIMEOUT = 30.0
 # Seconds without an event, and without the heartbeat that replaces it.
 _SILENCE = 60.0
 _PIECE = 65536
@@ -52,8 +52,8 @@ class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
 class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path, patience: float = _PATIENCE) -> None:
-        super().__init__("localhost", timeout=patience)
+    def __init__(self, path: Path, timeout: float = _TIMEOUT) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -204,8 +204,8 @@ def _state(path: Path) -> RunState:
 
 def _ask(path: Path, method: str, name: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Send one request to a run, and read the answer: its status, and its body."""
-    patience = _PATIENCE if body is None else _ORDER_PATIENCE
-    with closing(_Connection(path, patience)) as connection, _as_no_run():
+    timeout = _TIMEOUT if body is None else _ORDER_TIMEOUT
+    with closing(_Connection(path, timeout)) as connection, _as_no_run():
         connection.request(method, f"/__orchestra__/{name}", body)
         answer = connection.getresponse()
         return answer.status, answer.read()

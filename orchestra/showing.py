@@ -94,7 +94,7 @@ async def _replay(path: str, speed: float) -> int:
 
     async def play(_leave: Callable[[], None]) -> None:
         await player.play(chain([first], events))
-        controls.say("the recording ends here")
+        controls.show_message("the recording ends here")
 
     return await show(controls, play, obey, clock=player.now)
 

@@ -1,6 +1,6 @@
 """flake8-async with the same result in less than half of the time.
 
-It computes the positions of all nodes of a module anew for each of its seven visitors. None of them changes
+It computes the positions of all nodes of a module again for each of its seven visitors. None of them changes
 anything here, and then the positions stay what they are.
 """
 

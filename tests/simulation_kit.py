@@ -180,7 +180,7 @@ class World:
         self.watched: list[Mapping[str, Interest]] = []
         self.watched_since: list[float] = []
         self.watched_earlier: list[Mapping[str, float]] = []
-        self._tell: Callable[[Batch], object] = lambda _: None
+        self._on_batch: Callable[[Batch], object] = lambda _: None
         self._entries: dict[int, Entry] = {}
         self._ended_servers: set[Entry] = set()
 
@@ -214,20 +214,20 @@ class World:
     def change(self, process: str, *files: str, kind: Kind = Kind.CODE, rereads: bool = False) -> None:
         """Change files of a process; of the run itself, if that is `RUN`."""
         changed = tuple(Changed(Path.cwd() / each, kind) for each in files)
-        self._tell(Batch(changes={process: Changes(changed, rereads)}))
+        self._on_batch(Batch(changes={process: Changes(changed, rereads)}))
 
     def touch(self, process: str, *files: str) -> None:
         """Touch code of a process; whether it has changed is not known yet."""
         changed = tuple(Changed(Path.cwd() / each, Kind.CODE) for each in files)
-        self._tell(Batch(expected={process: Changes(changed, rereads_templates=False)}))
+        self._on_batch(Batch(expected={process: Changes(changed, rereads_templates=False)}))
 
     def change_nothing(self) -> None:
         """Have it known that what was touched is as it was."""
-        self._tell(Batch())
+        self._on_batch(Batch())
 
     def warn(self, text: str, hint: str) -> None:
         """Have something to say about the watching."""
-        self._tell(Batch(warning=(text, hint)))
+        self._on_batch(Batch(warning=(text, hint)))
 
     async def _watch(
         self,
@@ -235,12 +235,12 @@ class World:
         *,
         since: float,
         earlier: Mapping[str, float],
-        tell: Callable[[Batch], object],
+        on_batch: Callable[[Batch], object],
     ) -> None:
         self.watched_earlier.append(earlier)
         self.watched.append(interests)
         self.watched_since.append(since)
-        self._tell = tell
+        self._on_batch = on_batch
         await trio.sleep_forever()
 
     async def http_answer(self, at: Address, **_: object) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,18 @@ def test_an_import_that_goes_up_is_found(module: str, line: str, tmp_path: Path)
     with (tmp_path / "orchestra" / module).open("a") as file:
         file.write(f"\n{line}\n")
     assert _lint(tmp_path).returncode == 1
+
+
+def test_the_readme_has_a_map_of_all_modules_from_the_bottom_up() -> None:
+    table = (ROOT / "README.md").read_text("utf-8").partition("| package or module | what it does |\n")[2]
+    rows = [row.split("|")[1] for row in table.partition("\n\n")[0].split("\n")[1:]]
+    floors = {name: number for number, row in enumerate(rows) for name in re.findall(r"`(\w+)/?`", row)}
+    paths = [*(ROOT / "orchestra").glob("*.py"), *(ROOT / "orchestra").glob("*/*.py")]
+    found = {path: path.relative_to(ROOT / "orchestra").with_suffix("").parts[0] for path in paths}
+    assert set(floors) == {name for name in found.values() if not name.startswith("__")}
+    for path, name in found.items():
+        for other in re.findall(r"from orchestra\.(\w+)", path.read_text("utf-8")):
+            assert name.startswith("__") or floors[other] <= floors[name], f"{path} imports {other}"
 
 
 class Tracer:

@@ -141,7 +141,7 @@ def warnings(project: Project, procfile: str = CD, **options: object) -> list[tu
     return [(text[text.index("api: ") :], hint) for text, hint in shown if "api: " in text]
 
 
-def test_a_python_of_orchestra_s_is_not_taken_without_a_word(project: Project) -> None:
+def test_a_python_of_orchestra_s_is_not_taken_silently(project: Project) -> None:
     ours = environment(project.root / "ours", "flask")
     own = {"scripts": f"{ours}/bin"}
     ((text, hint),) = warnings(project, machine=own)

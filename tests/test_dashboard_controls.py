@@ -272,7 +272,7 @@ def test_help_ends_with_any_key_and_c_clears_the_log() -> None:
     assert shown(controls) == []
 
 
-def test_keys_can_be_bound_anew() -> None:
+def test_keys_can_be_rebound() -> None:
     controls = Controls(model_of(STARTED), {"quit": "Q f1", "restart": "q"})
     assert controls.press("Q") == Act("quit")
     assert controls.press("f1") == Act("quit")

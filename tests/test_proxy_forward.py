@@ -127,7 +127,7 @@ def test_a_connection_is_kept_unless_its_sender_closes_it(
 
 @pytest.mark.parametrize(("vias", "expected"), [(0, False), (1, False), (4, False), (5, True), (9, True)])
 @pytest.mark.parametrize("is_listed", [True, False])
-def test_a_request_that_goes_round_in_circles_is_known_by_its_via(
+def test_a_loop_of_proxies_is_known_by_its_via(
     vias: int,
     *,
     expected: bool,

@@ -113,7 +113,7 @@ def websocket(
 def test_which_upstream_is_asked_first(request_head: RequestHead, first: str, *, may_fall_back: bool) -> None:
     route, step = begin(request_head)
     if first == "orchestra":
-        assert step is Signal.SAY_OWN
+        assert step is Signal.ANSWER_OWN
         return
     assert step == Ask(side="frontend" if first == "frontend" else "backend")
     after = route.next(NOT_FOUND)
@@ -464,7 +464,7 @@ def test_own_paths_are_served_whatever_the_upstreams_are(
     _, step = begin(live, router, backend, frontend)
     assert step is Signal.UPGRADE
     assert router.websocket(live, has_backend=True, has_frontend=True).side == "orchestra"
-    assert begin(head(b"*", method=b"OPTIONS"), router)[1] is Signal.SAY_OWN
+    assert begin(head(b"*", method=b"OPTIONS"), router)[1] is Signal.ANSWER_OWN
     assert begin(head(b"/__orchestra__"), router)[1] == Ask("backend")
 
 

@@ -541,7 +541,7 @@ async def test_a_process_that_turns_out_to_be_the_backend_is_watched_from_its_sp
         began = on.run.runtime.now().timestamp()
         await trio.sleep(10)
         on.run.workers["other"].take_role(Role.BACKEND)
-        on.run.workers["other"].tell(Sign.READY)
+        on.run.workers["other"].handle(Sign.READY)
         await trio.sleep(1)
         assert [list(each) for each in world.watched_earlier] == [[], ["other"]]
         assert world.watched_earlier[-1]["other"] < began < world.watched_since[-1]

@@ -137,7 +137,7 @@ def test_on_a_terminal_ps_cuts_a_long_reason(tmp_path: Path) -> None:
                 assert shown in terminal.text.splitlines()
 
 
-def test_wait_says_what_it_has_waited_for_in_vain(tmp_path: Path) -> None:
+def test_wait_names_what_was_not_ready_in_time(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("late: sleep 1000\n")
     (tmp_path / "orchestra.toml").write_text('[process.late]\nready = "tcp"\n')
     with Run(cwd=tmp_path) as run:

@@ -254,7 +254,7 @@ async def test_a_watcher_that_is_alone_is_broken_until_it_listens(
         assert recorder.notices() == []
 
 
-async def test_a_watcher_whose_server_has_ended_without_a_word_is_restarted(
+async def test_a_watcher_whose_server_has_ended_silently_is_restarted(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def loses_it(child: Child) -> int:

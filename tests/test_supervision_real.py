@@ -141,7 +141,7 @@ async def test_the_old_childs_family_ends_and_the_new_ones_stays(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("mark")
-async def test_a_worker_that_is_replaced_without_a_word_is_noticed(tmp_path: Path) -> None:
+async def test_a_worker_that_is_replaced_silently_is_noticed(tmp_path: Path) -> None:
     are_known = trio.Event()
 
     async def servers(leader: int, port: int) -> Sequence[Server]:

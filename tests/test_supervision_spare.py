@@ -39,13 +39,13 @@ def plan(tmp_path: Path) -> ProcessPlan:
 
 
 @pytest.mark.ceiling(1000)
-@pytest.mark.parametrize(("patience", "kept"), [({}, 599), ({"patience": 10}, 9)])
+@pytest.mark.parametrize(("max_idle", "kept"), [({}, 599), ({"max_idle": 10}, 9)])
 async def test_a_spare_is_not_kept_for_ever(
-    plan: ProcessPlan, patience: dict[str, float], kept: float, autojump_clock: MockClock
+    plan: ProcessPlan, max_idle: dict[str, float], kept: float, autojump_clock: MockClock
 ) -> None:
     world = World()
     async with running_processes(world, plan) as (run, _):
-        spare = waiting(run, plan, **patience)
+        spare = waiting(run, plan, **max_idle)
         await trio.sleep(kept)
         assert spare.is_there
         await trio.sleep(2)

@@ -182,12 +182,12 @@ async def test_the_system_tells_and_ends_at_once(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             begun = trio.Event()
 
-            def tell(batch: Batch) -> None:
+            def on_batch(batch: Batch) -> None:
                 begun.set()
                 if batch.changes:
                     send.send_nowait(names(batch))
 
-            nursery.start_soon(lambda: watch(interest(root), since=time.time() + 100, tell=tell))
+            nursery.start_soon(lambda: watch(interest(root), since=time.time() + 100, on_batch=on_batch))
             await begun.wait()
             (root / "a.py").write_text("2")
             assert await receive.receive() == ["a.py"]
@@ -218,7 +218,9 @@ async def test_it_leaves_no_thread_in_watchfiles(tmp_path: Path) -> None:
 
     begun = trio.Event()
     async with trio.open_nursery() as nursery:
-        watching = partial(watch, interest(tmp_path), since=0.0, tell=lambda _: begun.set(), notify=notify)
+        watching = partial(
+            watch, interest(tmp_path), since=0.0, on_batch=lambda _: begun.set(), notify=notify
+        )
         nursery.start_soon(watching)
         await begun.wait()
         await trio.sleep(0.05)

@@ -109,7 +109,7 @@ def test_a_gitignore_may_exclude_all_but_some(folder: Folder) -> None:
     assert folder.touched("a.py", "pkg/sub/b.py") == []
 
 
-def test_an_odd_gitignore_is_read_without_a_word(folder: Folder, recwarn: pytest.WarningsRecorder) -> None:
+def test_an_odd_gitignore_is_read_without_warnings(folder: Folder, recwarn: pytest.WarningsRecorder) -> None:
     folder.write("a.py")
     folder.write(".gitignore", "[\n!\n\\\n" + "(" * 200 + "\n/[z-a]/\n[[:alpha:]]kg\n")
     assert folder.known() == ["a.py"]

@@ -174,7 +174,7 @@ class _Exchange:
                     await self._give_kept()
                     return
                 case Fail(error):
-                    await self._say(error)
+                    await self._answer_own(error)
                     return
                 case Signal():
                     # `OPTIONS *`, which is about the server.
@@ -228,7 +228,7 @@ class _Exchange:
         async with stream, anyio.create_task_group() as group:
             conversation = Conversation(stream, self._head, peer_of(self._scope))
             group.start_soon(self._send_body, conversation, group.cancel_scope)
-            step = await self._hear(conversation)
+            step = await self._pass_answer(conversation)
             group.cancel_scope.cancel()
         return step
 
@@ -236,7 +236,7 @@ class _Exchange:
         await conversation.send(self._body)
         scope.cancel()
 
-    async def _hear(self, conversation: Conversation) -> Step | None:
+    async def _pass_answer(self, conversation: Conversation) -> Step | None:
         try:
             head = await conversation.head()
         except UpstreamError as exc:
@@ -256,7 +256,7 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": b""})
         return None
 
-    async def _say(self, error: UpstreamError | BadMessage) -> None:
+    async def _answer_own(self, error: UpstreamError | BadMessage) -> None:
         head, content = answers.render(answers.explain(error), self._head)
         await self._send(message_of(head, "orchestra"))
         await self._send({"type": "http.response.body", "body": content})

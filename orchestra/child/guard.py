@@ -39,17 +39,17 @@ class Guard:
     def spawned(self, family: Family, *, stop_signal: int, stop_timeout: float) -> None:
         """Report a spawned child, and how it is to be stopped."""
         marks = b"\0".join(family.marks).hex()
-        self._say(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
+        self._report(f"+ {family.leader} {stop_signal:d} {stop_timeout} {marks}")
 
     def emptied(self, family: Family) -> None:
         """Report that no process of a child is left: its pid may be used again."""
-        self._say(f"- {family.leader}")
+        self._report(f"- {family.leader}")
 
     def on_screen(self, terminal: str | None, give_back: bytes = b"") -> None:
         """Report the terminal that shows the dashboard (`None`: none), and the bytes that restore it."""
-        self._say(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
+        self._report(f"screen {give_back.hex()} {terminal}" if terminal else "screen")
 
-    def _say(self, report: str) -> None:
+    def _report(self, report: str) -> None:
         with suppress(OSError):
             os.write(self._pipe.fileno(), f"{report}\n".encode())
 
@@ -75,7 +75,7 @@ async def guarded(run_id: str) -> AsyncIterator[Guard]:
     try:
         yield guard
     finally:
-        guard._say("bye")  # noqa: SLF001 - only this function may end it
+        guard._report("bye")  # noqa: SLF001 - only this function may end it
         process.stdin.close()
         with trio.move_on_after(_EXIT_TIMEOUT, shield=True):
             await process.wait()

@@ -6,7 +6,7 @@ line that names the port is a sign that something listens there. Commands are ru
 output are passed in as they are written. A check that has passed is not repeated; the process is ready when
 all have passed.
 
-A new kind of check: a struct in `config/checks`, a case in `_pursue` and, if needed, a function in `probe`.
+A new kind of check: a struct in `config/checks`, a case in `_wait_for` and, if needed, a function in `probe`.
 
 Not here: what follows from readiness (`supervision.lifecycle`).
 """
@@ -125,7 +125,7 @@ class Readiness:
         """Wait until all checks have passed."""
         async with trio.open_nursery() as nursery:
             for check in self.checks:
-                nursery.start_soon(self._pursue, check, leader, scanner)
+                nursery.start_soon(self._wait_for, check, leader, scanner)
 
     async def ask_again(self) -> str:
         """Repeat the checks that can be repeated; return the first error, in words."""
@@ -139,7 +139,7 @@ class Readiness:
                 return missing
         return ""
 
-    async def _pursue(self, check: Check, leader: int, scanner: SocketScanner) -> None:
+    async def _wait_for(self, check: Check, leader: int, scanner: SocketScanner) -> None:
         match check:
             case TcpCheck(at=Address() as at) | HttpCheck(at=Address() as at):
                 self.missing[check] = f"nothing answers at {at.url}"

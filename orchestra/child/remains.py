@@ -1,10 +1,10 @@
 """Is a process tree down to a watcher whose program has ended?
 
 A program that runs another one again when a file changes (``watchfiles``, nodemon, ``uvicorn --reload``,
-``node --watch``, air, in whatever language) lives on when that one has ended. The signs are in ``/proc``:
-which processes there are, what each executes, whether it has had children that ended (their page faults are
-counted then), how much CPU time it has used, and whether it has inotify or sockets. On other systems than
-Linux nothing is known.
+``node --watch``, air, in whatever language) keeps running when that one has ended. The signs are in
+``/proc``: which processes there are, what each executes, whether it has had children that ended (their page
+faults are counted then), how much CPU time it has used, and whether it has inotify or sockets. On other
+systems than Linux nothing is known.
 
 A watcher counts as alone when one process is at the tree's end that hardly uses the CPU, has no connection on
 which it could wait for something else, and

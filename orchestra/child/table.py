@@ -75,12 +75,12 @@ class Family:
         self.marks = marks
         self.started = started
         self.signalled = 0
-        self._heard: set[Entry] = set()
+        self._reached: set[Entry] = set()
 
     def signal(self, number: int) -> None:
         """Signal the leader's group now, and others once `find` sees them; SIGKILL at every sight."""
         self.signalled = number
-        self._heard.clear()
+        self._reached.clear()
         if self.leader:
             with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
                 os.killpg(self.leader, number)
@@ -91,9 +91,9 @@ class Family:
             send(member, self.signalled)
             return
         # Without a leader no group was signalled; in a container, groups from outside have the number 0.
-        has_heard = (self.leader and member.group == self.leader) or member in self._heard
-        if self.signalled and not has_heard:
-            self._heard.add(member)
+        was_reached = (self.leader and member.group == self.leader) or member in self._reached
+        if self.signalled and not was_reached:
+            self._reached.add(member)
             send(member, self.signalled)
 
     def began(self, member: Entry) -> bool:

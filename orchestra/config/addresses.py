@@ -182,8 +182,8 @@ def settle_address(
 
 def _asks_for_port(process: Draft) -> bool:
     """Whether it is known to take the port that it is given; Vite does not."""
-    is_told = mentions_port(process.command) or process.reading.serves or process.settings.app is not None
-    return bool(is_told) and not process.reading.why
+    is_given = mentions_port(process.command) or process.reading.serves or process.settings.app is not None
+    return bool(is_given) and not process.reading.why
 
 
 def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
@@ -195,8 +195,8 @@ def _with_port(command: str, port: int) -> str:
     """The command with the port that it is given, instead of its own."""
     if re.search(rf"(?<!\d){port}(?!\d)", command):
         return re.sub(rf"(?<!\d){port}(?!\d)", "$PORT", command)
-    told = {"runserver": "$PORT", "http.server": "$PORT", "hypercorn": "--bind 127.0.0.1:$PORT"}
-    option = next((each for word, each in told.items() if word in command), "--port $PORT")
+    options = {"runserver": "$PORT", "http.server": "$PORT", "hypercorn": "--bind 127.0.0.1:$PORT"}
+    option = next((each for word, each in options.items() if word in command), "--port $PORT")
     return f"{command} {option}"
 
 

@@ -247,7 +247,7 @@ class _Walk:
             self.is_first = False
             if is_clear:
                 self.program(words[0].rpartition("/")[2], words[1:], cwd)
-                self.serve(words, told=ports)
+                self.serve(words, named=ports)
 
     def program(self, program: str, args: list[str], cwd: Path | None) -> None:
         """Follow a program: Vite, Node, a package manager; others are ignored."""
@@ -279,7 +279,7 @@ class _Walk:
         elif program in _LAUNCHERS and args[:1] == ["run"]:
             self.follow(_split(args[1:], is_leading=True)[1], cwd)
 
-    def serve(self, words: Sequence[str], *, told: Sequence[int]) -> None:
+    def serve(self, words: Sequence[str], *, named: Sequence[int]) -> None:
         """Take note of a server for Python, of the ports that a program takes, and of a reloader."""
         program, args = _module(words)
         # Options of the program itself may come before its command: `flask --app notes run`.
@@ -290,9 +290,9 @@ class _Walk:
         if serves and program not in _FILE_SERVERS:
             self.set(serves=shlex.join([words[0].rpartition("/")[2], *words[1:]]))
         if program in _CONTAINERS:
-            told, args = [int(port) for port in _PUBLISHED.findall(" ".join(args))], []
+            named, args = [int(port) for port in _PUBLISHED.findall(" ".join(args))], []
         is_positional = serves and program in _POSITIONAL_PORT
-        self.ports += told or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
+        self.ports += named or _ports(args, _SERVERS[program] if serves else 0, is_positional=is_positional)
 
     def vite(self, args: Sequence[str], cwd: Path | None) -> None:
         """Take note of Vite, unless a subcommand or an option makes it something other than the server."""
@@ -480,13 +480,13 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def _ports(args: Sequence[str], default: int, *, is_positional: bool) -> list[int]:
     """The ports that the arguments of a program name; without any, its default one."""
-    told = [value for option, value in pairwise([*args, ""]) if _PORT_OPTIONS.fullmatch(option)]
+    named = [value for option, value in pairwise([*args, ""]) if _PORT_OPTIONS.fullmatch(option)]
     for option, equals, value in (arg.partition("=") for arg in args):
-        told += [value] if equals and _PORT_OPTIONS.fullmatch(option) else []
-    values = [*told, *args] if is_positional else told
+        named += [value] if equals and _PORT_OPTIONS.fullmatch(option) else []
+    values = [*named, *args] if is_positional else named
     found = [int(matched[1]) for value in values if (matched := _PORT.fullmatch(value))]
-    is_told = told or any("$" in value for value in values)
-    return found or ([] if is_told or not default else [default])
+    is_named = named or any("$" in value for value in values)
+    return found or ([] if is_named or not default else [default])
 
 
 def _unversioned(name: str) -> str:

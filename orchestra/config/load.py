@@ -267,7 +267,7 @@ class _Reader:
                 address,
                 self.chosen,
                 self.root,
-                knows_ports=all(map(_tells_port, servers)),
+                knows_ports=all(map(_names_port, servers)),
                 machine=self.machine,
                 notes=self.notes,
             )
@@ -410,7 +410,7 @@ class _Reader:
         return wanted
 
 
-def _tells_port(process: Draft) -> bool:
+def _names_port(process: Draft) -> bool:
     """Whether a command names its port; a script of a package manager takes no usual port of Python's."""
     reading = process.reading
     is_known = reading.ports or reading.serves or (reading.manager and not reading.runs_others)

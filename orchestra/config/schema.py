@@ -2,8 +2,8 @@
 
 A struct is one table of ``orchestra.toml``. TOML is decoded into it, hints of errors quote it, and a test
 compares it with the README's tables. A setting that a run uses unchanged is in a `...Policy` struct, from
-which the plan's struct inherits it; so each default is written once, also for a `Plan` that is written in
-code. A new setting is a field here and a row in the README.
+which the plan's struct inherits it; so each default is written once, also for a `Plan` in code. A new setting
+is a field here and a row in the README; if a child is started with it, see `supervision/difference`.
 
 Conventions: ``None`` means that the default follows from something else (the Procfile, the project); `_doc`
 says from what, for the README.

@@ -149,7 +149,7 @@ class App:
         request = Request.of(door, name, scope)
         refusal = admit(request)
         if refusal is not None:
-            await _answer(request, send, _said(refusal.status, refusal.text, refusal.headers))
+            await _answer(request, send, _text_answer(refusal.status, refusal.text, refusal.headers))
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
@@ -166,7 +166,7 @@ class App:
             case "state":
                 return self._state()
             case "readyz":
-                return self._readiness(is_told_all=is_local(request))
+                return self._readiness(shows_reasons=is_local(request))
             case "open":
                 return await self._open(request, receive)
             case "order":
@@ -174,7 +174,7 @@ class App:
             case "place":
                 return await self._place(receive)
             case "watch":
-                return _said(404, "this run is not shown to other terminals")
+                return _text_answer(404, "this run is not shown to other terminals")
             case _:
                 return _Answer(200, b"ok\n")
 
@@ -199,10 +199,10 @@ class App:
         )
         return _Answer(200, encode(state), _JSON)
 
-    def _readiness(self, *, is_told_all: bool) -> _Answer:
+    def _readiness(self, *, shows_reasons: bool) -> _Answer:
         plans = {plan.name: plan for plan in self._view.plan.processes}
         missing = [
-            {"process": name, "state": state.state.value, "reason": state.reason if is_told_all else ""}
+            {"process": name, "state": state.state.value, "reason": state.reason if shows_reasons else ""}
             for name, state in self._view.snapshot().items()
             if not plans[name].is_up(state.state)
         ]
@@ -214,11 +214,11 @@ class App:
         if isinstance(order, _Answer):
             return order
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
-            return _said(404, f"there is no process called {', '.join(unknown)}")
+            return _text_answer(404, f"there is no process called {', '.join(unknown)}")
         try:
             count = await self._view.obey(order)
         except OrchestraError as exc:
-            return _said(409, str(exc))
+            return _text_answer(409, str(exc))
         return _Answer(200, encode({"count": count}), _JSON)
 
     async def _place(self, receive: Receive) -> _Answer:
@@ -228,7 +228,7 @@ class App:
             return name
         process = self._view.plan.named(name)
         if process is None:
-            return _said(404, f"there is no process called {name}")
+            return _text_answer(404, f"there is no process called {name}")
         return _Answer(200, encode(Place.of(process, self._environ)), _JSON)
 
     # --- Opening a file ---
@@ -239,16 +239,16 @@ class App:
             return order
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
         if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):
-            return _said(403, "the token is not this run's: load the page again")
+            return _text_answer(403, "the token is not this run's: load the page again")
         if not self._tabs.is_named(order.file, order.line):
-            return _said(403, f"no error of this run has named line {order.line} of {order.file}")
+            return _text_answer(403, f"no error of this run has named line {order.line} of {order.file}")
         try:
             path = Path(order.file).resolve(strict=True)
         except (OSError, ValueError) as exc:
-            return _said(404, f"{order.file} cannot be found: {exc}")
+            return _text_answer(404, f"{order.file} cannot be found: {exc}")
         project = self._view.plan.root.resolve()
         if not Path(order.file).is_absolute() or not path.is_relative_to(project) or not path.is_file():
-            return _said(403, f"{order.file} is not a file of the project, which is {project}")
+            return _text_answer(403, f"{order.file} is not a file of the project, which is {project}")
         return await self._launch_editor(str(path), order.line)
 
     async def _launch_editor(self, file: str, line: int) -> _Answer:
@@ -257,11 +257,11 @@ class App:
         try:
             command = editor_command(setting, file, line, environ=self._environ, which=which)
             if command is None:
-                return _said(501, NO_EDITOR)
+                return _text_answer(501, NO_EDITOR)
             await self._launch(command)
         except (OSError, ValueError) as exc:
             text = f"the editor cannot be started: {exc}; set [reload] editor to a command that can"
-            return _said(501, text)
+            return _text_answer(501, text)
         return _Answer(204)
 
     # --- Streams ---
@@ -271,7 +271,7 @@ class App:
     ) -> None:
         media_type, beat = _STREAMS[request.name]
         if self._readers >= MAX_READERS:
-            await _answer(request, send, _said(503, f"{MAX_READERS} programs read the events already"))
+            await _answer(request, send, _text_answer(503, f"{MAX_READERS} programs read the events already"))
             return
         self._readers += 1
         try:
@@ -291,7 +291,7 @@ class App:
         live = _Live(self._tabs, receive, send)
         if not await live.run(is_local=is_local(request)):
             text = "the run is over" if self._tabs.is_over else "there are too many open pages"
-            await _answer(request, send, _said(503, text))
+            await _answer(request, send, _text_answer(503, text))
 
 
 class _Live:
@@ -307,10 +307,10 @@ class _Live:
         self._tabs = tabs
         self._receive = receive
         self._send = send
-        self._news = trio.Event()
+        self._has_texts = trio.Event()
 
     def _wake(self) -> None:
-        self._news.set()
+        self._has_texts.set()
 
     async def run(self, *, is_local: bool) -> bool:
         """Serve it to its end; return false if it was refused because there are too many."""
@@ -322,7 +322,7 @@ class _Live:
             await self._send({"type": "websocket.accept"})
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, tab, nursery.cancel_scope)
-                await self._tell(tab)
+                await self._send_texts(tab)
                 nursery.cancel_scope.cancel()
             if not self._is_gone:
                 await self._close()
@@ -330,9 +330,9 @@ class _Live:
             self._tabs.disconnect(tab)
         return True
 
-    async def _tell(self, tab: Tab) -> None:
+    async def _send_texts(self, tab: Tab) -> None:
         while True:
-            self._news = trio.Event()
+            self._has_texts = trio.Event()
             while (text := tab.take()) is not None:
                 await self._send({"type": "websocket.send", "text": text})
             if self._tabs.is_over:
@@ -341,9 +341,9 @@ class _Live:
                 self._close_code = _TRY_AGAIN_LATER
                 return
             with trio.move_on_after(HEARTBEAT):
-                await self._news.wait()
-            if not self._news.is_set():
-                tab.tell(text_of("ping"))
+                await self._has_texts.wait()
+            if not self._has_texts.is_set():
+                tab.send(text_of("ping"))
 
     async def _listen(self, tab: Tab, scope: trio.CancelScope) -> None:
         while True:
@@ -408,14 +408,14 @@ async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
     if len(body) > MAX_BODY:
-        return _said(413, f"an order has at most {MAX_BODY} bytes")
+        return _text_answer(413, f"an order has at most {MAX_BODY} bytes")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # ValidationError is a subclass of the former
-        return _said(400, f"{wanted}: {exc}")
+        return _text_answer(400, f"{wanted}: {exc}")
 
 
-def _said(status: int, text: str, headers: _Headers = ()) -> _Answer:
+def _text_answer(status: int, text: str, headers: _Headers = ()) -> _Answer:
     return _Answer(status, f"{text}\n".encode("utf-8", "replace"), headers=headers)
 
 

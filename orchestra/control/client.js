@@ -2,17 +2,17 @@
  * orchestra's part of a page: it reloads the page when the backend is ready again, swaps changed stylesheets,
  * and shows the errors of processes.
  *
- * The file is static: it needs no build step and holds nothing of the project. Its own <script> tag says what
- * the page is (data-page, data-method, data-status); everything else comes over one WebSocket, `live`, on the
- * page's own origin, as JSON messages. The server decides: after each connect the page says how old it is, and
- * a page older than the backend is told to reload. So a lost connection, a sleeping laptop and the
- * back-forward cache need no cleverness here, and nothing can loop.
+ * The file is static: it needs no build step and contains nothing of the project. Its own <script> tag
+ * describes the page (data-page, data-method, data-status); everything else comes over one WebSocket,
+ * `live`, on the page's own origin, as JSON messages. The server decides: after each connect the page
+ * reports its age, and a page older than the backend has to reload. So a lost connection, a sleeping laptop
+ * and the back-forward cache need no special code here, and nothing can loop.
  *
  * The sections: the connection; reloading; what survives a reload; stylesheets; the overlay.
  *
- * What it touches of the page: two elements of its own beside <body>, each with a shadow root, `sessionStorage`
- * entries that begin with "orchestra.", and after a reload the fields and positions that it had noted. Text of
- * the server becomes text nodes, never markup: pages with a strict CSP or Trusted Types stay as they are.
+ * It touches these parts of the page: two elements of its own beside <body>, each with a shadow root,
+ * `sessionStorage` entries that begin with "orchestra.", and after a reload the saved fields and positions.
+ * Text from the server becomes text nodes, never markup, so strict CSPs and Trusted Types are fine.
  */
 (() => {
   "use strict";
@@ -27,19 +27,19 @@
 
   // --- The connection -------------------------------------------------------------------------------------
 
-  // Milliseconds: a restart of orchestra is noticed soon, and one that stays away is not asked all the time.
+  // Milliseconds: a restart of orchestra is noticed soon, but a missing one is not polled all the time.
   const FIRST_DELAY = 250;
   const LONGEST_DELAY = 5000;
   const LIVE = `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}${OWN}live`;
 
-  // A page that is not admitted at all (through a tunnel with TLS) is no reason to fill its console.
+  // A page that is never admitted (through a tunnel with TLS) must not fill its console with errors.
   const MOST_REFUSALS = 5;
 
   let socket = null;
   let delay = FIRST_DELAY;
   let timer = 0;
   let refusals = 0;
-  // Over: orchestra has ended, or the connection is forbidden, by a CSP or to a sandboxed frame.
+  // Over: orchestra has ended, or the connection is forbidden, by a CSP or because of a sandboxed frame.
   let isOver = window.origin === "null";
   // Away: the page was left, perhaps for the back-forward cache.
   let isAway = false;
@@ -62,7 +62,7 @@
       socket = null;
       refusals += 1;
       if (isOver || isAway || refusals === MOST_REFUSALS) return;
-      // Many tabs do not come back in the same millisecond.
+      // Jitter: many tabs must not reconnect in the same millisecond.
       timer = setTimeout(connect, delay * (0.75 + Math.random() / 2));
       delay = Math.min(2 * delay, LONGEST_DELAY);
     };
@@ -78,11 +78,11 @@
   function receive(message) {
     switch (message.type) {
       case "hello":
-        // Only now: a connection that is accepted and closed at once is no reason to hurry.
+        // Only now: a connection that is accepted and closed at once must not be retried fast.
         delay = FIRST_DELAY;
         refusals = -Infinity;
         token = message.token ?? "";
-        // The errors that still stand follow.
+        // The current errors follow.
         errors.clear();
         return scheduleOverlay();
       case "reload":
@@ -112,7 +112,7 @@
     write("[%s] %s", process, text);
   }
 
-  // Whether this is a frame in a page of ours, which then shows what is to be seen.
+  // Whether this is a frame in a page of ours, which then shows the errors.
   function isInsideAnother() {
     try {
       return window.top !== window && Boolean(window.top.document);
@@ -128,8 +128,8 @@
     return Math.floor(performance.timeOrigin + performance.now() - whenSent(arrived, entry));
   }
 
-  // The back button may show a document from the HTTP cache: that is as old as when it came over the network.
-  // A reload is always asked for, so what is noted here can never lead to a second one.
+  // The back button may show a document from the HTTP cache, which is as old as its transfer over the network.
+  // A reload always asks the server, so the saved age can never lead to a second reload.
   function whenSent(arrived, entry) {
     const key = "orchestra.loaded";
     const here = location.pathname + location.search;
@@ -143,14 +143,14 @@
 
   // --- Reloading ------------------------------------------------------------------------------------------
 
-  // Milliseconds after which a reload has been prevented: by "Leave site?", or an answer that is a download.
+  // Milliseconds after which a reload was prevented: by "Leave site?", or an answer that is a download.
   const PREVENTED_AFTER = 5000;
 
   let isReloadDue = false;
   let isReloading = false;
 
   function reload() {
-    // The new page says its age: a second restart meanwhile is not missed.
+    // The new page reports its age, so a second restart meanwhile is not missed.
     if (isReloading) return;
     if (method !== "GET" && method !== "HEAD") {
       showBar("This page answers a form and is older than the code. A reload sends the form again.");
@@ -192,10 +192,10 @@
   const MOST_PATHS = 50;
   const LONGEST_VALUE = 20000;
   const MOST_CHARACTERS = 200000;
-  // Milliseconds: what was noted for a page that did not come back (a redirect) is forgotten.
+  // Milliseconds: the saved state of a page that did not come back (a redirect) is discarded.
   const NOTED_FOR = 120000;
   const VIEW = "orchestra.view:";
-  // A page that stands where another one was, until the error is mended: what was noted is for that one.
+  // A page that temporarily replaces another one, until the error is fixed: the saved state is the other's.
   const isFailed = Number(tag.status) >= 500;
 
   const FIELDS = [
@@ -203,7 +203,7 @@
     "textarea",
     "select",
   ].join();
-  // What a browser's autocomplete knows as secret, and the names of fields that show a password on demand.
+  // Fields that browsers' autocomplete treats as secret, and names of fields that can reveal a password.
   const SECRET = /(^| )(cc-|off|one-time-code|(current|new)-password)/;
   const SECRET_NAME = /passw|passphrase|passcode|pwd|secret|token|cvv|cvc|iban|card.?n/i;
 
@@ -219,7 +219,7 @@
     try {
       sessionStorage.setItem(key, JSON.stringify(value));
     } catch {
-      // full, or none: what it would have kept is a convenience
+      // Full, or disabled: the saved state is only a convenience.
     }
   }
 
@@ -246,21 +246,21 @@
     return isFirst || Array.from(field.options).every((option) => option.selected === option.defaultSelected);
   }
 
-  // A slider or a colour has a value of its own where the page gives none.
+  // A slider or a colour has a value even if the page sets none.
   function untouched(field) {
     const copy = field.cloneNode();
     copy.value = field.defaultValue;
     return copy;
   }
 
-  // All fields that may be noted, each by a key that finds it again in the next version of the page.
+  // All fields that may be saved, each with a key that finds it again in the next version of the page.
   function fields() {
     const found = new Map();
     for (const field of document.querySelectorAll(FIELDS)) {
       if (!mayBeNoted(field)) continue;
       const form = field.form?.id || field.form?.getAttribute("name") || "";
       const key = [form, field.type, field.name, field.id, isChoice(field) ? field.value : ""].join("\n");
-      // Rows of a list have the same name: their order tells them apart, so their number is part of the key.
+      // Rows of a list have the same name, so their number is part of the key.
       found.set(key, [...(found.get(key) ?? []), field]);
     }
     const all = [];
@@ -270,7 +270,7 @@
     return all.slice(0, MOST_FIELDS);
   }
 
-  // A page that is reloaded before it has taken what is noted leaves it to the next one.
+  // If a page is reloaded before it has restored the saved state, the next one restores it.
   let isRestored = false;
 
   function saveView() {
@@ -280,7 +280,7 @@
     for (const [key, field] of fields()) {
       const isFocused = field === document.activeElement;
       if (isUntouched(field) && !isFocused) continue;
-      // A field that only has the focus gets what the new page has in it.
+      // A field that only has the focus keeps the new page's value.
       const value = isUntouched(field) ? null : valueOf(field);
       const size = key.length + String(value).length;
       if (size > LONGEST_VALUE || size > room) continue;
@@ -337,12 +337,12 @@
       for (const option of field.options) option.selected = value.includes(option.value);
     } else if (field.options && !Array.from(field.options, (option) => option.value).includes(value)) return;
     else field.value = value;
-    // What shows the value elsewhere hears of it. No "change": there are forms that send themselves on that.
+    // Listeners are notified of the value. No "change" event: some forms submit themselves on that.
     field.dispatchEvent(new Event("input", { bubbles: true }));
   }
 
-  // What comes late (images, fonts) moves what is below it: the position is set again until the page is loaded,
-  // unless it was scrolled by hand meanwhile.
+  // Content that loads late (images, fonts) moves what is below it: the position is set again until the page
+  // has loaded, unless the user has scrolled meanwhile.
   function restorePlaces(view) {
     let isOurs = true;
     for (const name of ["wheel", "touchstart", "keydown", "pointerdown"]) {
@@ -372,12 +372,12 @@
 
   // --- Stylesheets ----------------------------------------------------------------------------------------
 
-  // Milliseconds: a stylesheet that takes longer is left as it is.
-  const STYLE_PATIENCE = 10000;
+  // Milliseconds: a stylesheet that takes longer is not replaced.
+  const STYLE_TIMEOUT = 10000;
 
   // One after the other: two saves of the same file must not replace each other's replacement.
   let styles = Promise.resolve();
-  // What a stylesheet that was put in was called by the page.
+  // The page's own URL of a stylesheet that was inserted here.
   const ownUrls = new WeakMap();
 
   function queueStyles(names) {
@@ -392,9 +392,9 @@
     await Promise.all((named.length ? named : found).map(([link, urls]) => swap(link, urls)));
   }
 
-  // The new one loads beside the old one, which goes when it is there: the page is never without.
+  // The new one loads beside the old one, which is removed afterwards: the page is never without a style.
   async function swap(link, urls) {
-    // Under their own addresses, too: what they @import, and the page's next reload, come from the cache.
+    // Under their own URLs, too, so that their @imports, and the page's next reload, come from the cache.
     await Promise.allSettled(urls.map((url) => fetch(url, { cache: "reload" })));
     const fresh = link.cloneNode();
     const url = new URL(urls[0]);
@@ -404,7 +404,7 @@
     const isLoaded = await new Promise((resolve) => {
       fresh.onload = () => resolve(true);
       fresh.onerror = () => resolve(false);
-      setTimeout(resolve, STYLE_PATIENCE, false);
+      setTimeout(resolve, STYLE_TIMEOUT, false);
       link.after(fresh);
     });
     if (!isLoaded) console.warn("[orchestra] %s could not be loaded again", urls[0]);
@@ -412,7 +412,7 @@
   }
 
   function importsOf(sheet, depth = 0) {
-    // As deep as people nest them, and the end of those that import each other.
+    // Deeper than people nest them; ends cyclic imports.
     if (!sheet || depth > 5) return [];
     try {
       return Array.from(sheet.cssRules)
@@ -443,7 +443,7 @@
     return JSON.stringify([process, error_type, message, file, line, exit]);
   };
 
-  // After a reconnect the errors come again, one message each: they are drawn together.
+  // After a reconnect the errors are sent again, one message each: they are drawn together.
   function scheduleOverlay() {
     clearTimeout(overlayTimer);
     overlayTimer = setTimeout(drawOverlay, 30);
@@ -480,14 +480,14 @@
     removeOverlay();
   }
 
-  // The same error, when it comes again after it was mended, is shown again.
+  // The same error is shown again if it was cleared before.
   function forgive(process) {
     const dismissed = read(DISMISSED);
     if (dismissed) write(DISMISSED, dismissed.filter((each) => JSON.parse(each)[0] !== process));
   }
 
   function onKey(event) {
-    // Vite's overlay is in front of ours and closes with the same key: one at a time.
+    // Vite's overlay covers ours and closes with the same key: one at a time.
     if (document.querySelector("vite-error-overlay")) return;
     if (event.key === "Escape") dismiss();
     else if (event.key === "Tab") moveFocus(event.shiftKey);
@@ -527,9 +527,9 @@
 
   const stateOf = ({ is_fatal, exit, error_type }) => {
     if (is_fatal === false) return "has raised an exception";
-    // It lives: its program cannot be imported, or what has to come before its restart has failed.
+    // The process lives: its program cannot be imported, or a command before its restart has failed.
     if (!exit) return "has an error";
-    // Without an exception the end itself stands where its name would.
+    // Without an exception the exit is shown instead of its name.
     return exit !== error_type ? `has failed: ${exit}` : "has failed";
   };
 
@@ -575,7 +575,7 @@
     }
   }
 
-  // The newest call first; what packages did in between is folded.
+  // The newest call first; frames of packages in between are folded.
   function traceOf(frames, own, shorten, said) {
     const list = element("ol", "trace");
     let folded = [];
@@ -628,7 +628,7 @@
     return text;
   }
 
-  // Paths from the folder that holds the folder that all have in common: "backend/app.py".
+  // Paths from the parent of the folder that all have in common: "backend/app.py".
   function shortener(files) {
     const parts = files.filter(Boolean).map((file) => file.split("/").slice(0, -1));
     const common = parts.reduce((a, b) => a.slice(0, a.findIndex((part, at) => part !== b[at]) >>> 0), parts[0] ?? []);

@@ -150,7 +150,7 @@ class Tab:
         self._wake = wake
         self._texts: deque[str] = deque()
 
-    def tell(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Send a text."""
         self.is_overrun = self.is_overrun or len(self._texts) >= MAX_WAITING
         if not self.is_overrun:
@@ -225,11 +225,11 @@ class Tabs:
         policy, more = self._policy, {}
         if is_local:
             more = {"token": self._token, "overlay": policy.overlay, "console": policy.console}
-        tab.tell(text_of("hello", local=is_local, **more))
+        tab.send(text_of("hello", local=is_local, **more))
         if is_local and policy.overlay:
             for process, error in self.errors.items():
                 if process not in self._logged:
-                    tab.tell(error_text(error))
+                    tab.send(error_text(error))
         return tab
 
     def disconnect(self, tab: Tab) -> None:
@@ -246,12 +246,12 @@ class Tabs:
             due.append((self._ready[process][1], f"{process} is ready"))
         newest = max(due, default=(-inf, ""))
         if born < newest[0]:
-            self._tell_reload([tab], newest[1])
+            self._send_reload([tab], newest[1])
         elif tab.is_local and self._policy.overlay:
             # A request of the page may have failed before the page has connected.
             has_failed = page.status >= 500 or self._failed.get(page.path, (-inf, False))[0] >= born
             if has_failed and page.path in self._causes:
-                tab.tell(error_text(self._causes[page.path][1]))
+                tab.send(error_text(self._causes[page.path][1]))
 
     # --- What happens in the run ---
 
@@ -267,7 +267,7 @@ class Tabs:
             case ErrorCleared():
                 self._forget_logged(event.process)
                 if self.errors.pop(event.process, None) is not None and self._policy.overlay:
-                    self._tell_local(text_of("cleared", process=event.process))
+                    self._send_local(text_of("cleared", process=event.process))
             case OutputLine():
                 self._log(event, now)
             case _:
@@ -288,11 +288,11 @@ class Tabs:
             if event.process in self.expected:
                 self._held.add(event.process)
             else:
-                self._tell_ready(event.process)
+                self._send_ready(event.process)
 
-    def _tell_ready(self, process: str) -> None:
+    def _send_ready(self, process: str) -> None:
         if process == self._asked():
-            self._tell_reload(filter(self._reloads, self._tabs), f"{process} is ready")
+            self._send_reload(filter(self._reloads, self._tabs), f"{process} is ready")
 
     def _asked(self) -> str | None:
         """The process of the backend that gets requests now: the first ready one."""
@@ -315,7 +315,7 @@ class Tabs:
             return
         self._forget_logged(event.process)
         if self._policy.overlay:
-            self._tell_local(error_text(event))
+            self._send_local(error_text(event))
 
     def _forget_logged(self, process: str) -> None:
         self._logged.pop(process, None)
@@ -346,10 +346,10 @@ class Tabs:
             local = [tab for tab in self._tabs if tab.is_local]
             concerned = [tab for tab in local if tab.page is not None and tab.page.path == path]
             if concerned:
-                _tell(concerned, error_text(error))
+                _send(concerned, error_text(error))
             elif not self._failed[path][1]:
                 # A page that changes its address itself is known here by its first one, so it decides itself.
-                _tell(local, error_text(error, at=path))
+                _send(local, error_text(error, at=path))
 
     def is_named(self, file: str, line: int) -> bool:
         """Whether an error of this run has named this file and line: its own, or a traceback's."""
@@ -376,46 +376,46 @@ class Tabs:
         self._log_credit -= 1
         if self._left_out:
             text, self._left_out = f"{self._left_out} lines were left out: there were too many at once", 0
-            self._tell_local(text_of("log", process=event.process, level="warning", text=text))
-        self._tell_local(log_text(event))
+            self._send_local(text_of("log", process=event.process, level="warning", text=text))
+        self._send_local(log_text(event))
 
     # --- Orders ---
 
     def reload(self, reason: str, now: float, *, everywhere: bool = False) -> int:
         """Reload the tabs that a new backend would concern, or all of them; return how many."""
         self._ordered[everywhere] = now, reason
-        return self._tell_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
+        return self._send_reload((tab for tab in self._tabs if everywhere or self._reloads(tab)), reason)
 
     def settle(self, process: str, *, is_restarted: bool) -> None:
         """Send the reload that was held back, unless the process is restarted: then the next child does."""
         self.expected.discard(process)
         if process in self._held and not is_restarted:
-            self._tell_ready(process)
+            self._send_ready(process)
         self._held.discard(process)
 
     def swap_styles(self, names: Sequence[str]) -> int:
         """Have tabs whose pages belong to the backend load the stylesheets with these file names again."""
         text = text_of("styles", names=list(names))
-        return _tell(filter(self._reloads, self._tabs), text)
+        return _send(filter(self._reloads, self._tabs), text)
 
     def end(self) -> None:
         """Send the end of the run to all tabs; from now on there are no new tabs."""
         self.is_over = True
-        _tell(self._tabs, text_of("ended"))
+        _send(self._tabs, text_of("ended"))
 
-    def _tell_reload(self, tabs: Iterable[Tab], reason: str) -> int:
-        count = _tell(tabs, text_of("reload", reason=reason))
+    def _send_reload(self, tabs: Iterable[Tab], reason: str) -> int:
+        count = _send(tabs, text_of("reload", reason=reason))
         if count:
             self._emit(ReloadSent(tabs=count, reason=reason))
         return count
 
-    def _tell_local(self, text: str) -> None:
-        _tell((tab for tab in self._tabs if tab.is_local), text)
+    def _send_local(self, text: str) -> None:
+        _send((tab for tab in self._tabs if tab.is_local), text)
 
 
-def _tell(tabs: Iterable[Tab], text: str) -> int:
+def _send(tabs: Iterable[Tab], text: str) -> int:
     count = 0
     for tab in tabs:
-        tab.tell(text)
+        tab.send(text)
         count += 1
     return count

@@ -143,7 +143,7 @@ class Controls:
             self.set(selected=failed[0])
         return self.look
 
-    def say(self, message: str) -> None:
+    def show_message(self, message: str) -> None:
         """Show a message until the next key."""
         self.set(message=message)
 
@@ -169,7 +169,7 @@ class Controls:
         if self.look.mode in (Mode.SEARCH, Mode.FILTER):
             type_text(self, " ".join(text.split()))
         else:
-            self.say(
+            self.show_message(
                 f"pasted text is not taken for keys; press {self.key_of('input')} to give it to a process"
             )
 
@@ -300,7 +300,7 @@ def _bottom(on: Controls) -> None:
 def _find(on: Controls, *, up: bool) -> None:
     look, log = on.look, on.model.log
     if not look.search:
-        on.say("nothing is searched for: press / first")
+        on.show_message("nothing is searched for: press / first")
         return
     entries = log.after(look.wanted, 0)
     needle = look.search.lower()
@@ -308,7 +308,7 @@ def _find(on: Controls, *, up: bool) -> None:
     start = look.hit or log.count + 1
     left = [hit for hit in hits if (hit < start if up else hit > start)]
     if not left:
-        on.say(f"no {'more ' if hits else ''}{look.search!r} {'above' if up else 'below'}")
+        on.show_message(f"no {'more ' if hits else ''}{look.search!r} {'above' if up else 'below'}")
         return
     hit = left[-1] if up else left[0]
     numbers = [entry.number for entry in entries]

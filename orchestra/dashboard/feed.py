@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Plan
 
-__all__ = ["Feed", "Quiet", "Standing"]
+__all__ = ["Feed", "Ongoing", "Quiet"]
 
 
 class Quiet:
@@ -66,11 +66,11 @@ _MOST_WAITING, _MOST_LINES = 100_000, 10_000
 # Seconds for which events are collected: a dashboard draws at 10 Hz.
 _INTERVAL = 0.05
 # Seconds between two notices of lost lines.
-_TOLD_INTERVAL = 10.0
+_NOTICE_INTERVAL = 10.0
 
 
-class Standing:
-    """What was told once and is still so, of a run that no dashboard of its own shows: prompts and streams.
+class Ongoing:
+    """The open prompts and streams of a run that has no dashboard of its own.
 
     Attributes:
         kinds: The types of event that `observe` is for.
@@ -122,7 +122,7 @@ class Feed:
     async def __call__(self) -> AsyncGenerator[bytes, None]:
         """Give the events in parts that end with a line, until the run has ended."""
         waiting: list[Event] = []
-        news, lost, next_told = trio.lowlevel.ParkingLot(), 0, 0.0
+        news, lost, next_notice = trio.lowlevel.ParkingLot(), 0, 0.0
 
         def take(event: Event) -> None:
             nonlocal lost
@@ -142,8 +142,8 @@ class Feed:
             while True:
                 batch = [event for event in waiting if event.seq not in seen]
                 waiting.clear()
-                if lost and trio.current_time() >= next_told:
-                    next_told = trio.current_time() + _TOLD_INTERVAL
+                if lost and trio.current_time() >= next_notice:
+                    next_notice = trio.current_time() + _NOTICE_INTERVAL
                     text, lost = f"{lost:,} lines were too many for this terminal", 0
                     batch.append(Notice(time=utc_now(), level="warning", code="lines-lost", text=text))
                 yield encode_lines(batch)

@@ -71,7 +71,7 @@ class Wanted:
         def is_wanted(event: LogEvent) -> bool:
             if self.process and name_of(event) != self.process:
                 return False
-            if self.errors and not _tells_error(event, in_traceback):
+            if self.errors and not _is_error(event, in_traceback):
                 return False
             return not needle or needle in text_of(event).lower()
 
@@ -158,7 +158,7 @@ def text_of(event: LogEvent) -> str:
     return without_colours(event.text) if isinstance(event, OutputLine) else sentence(event)
 
 
-def _tells_error(event: LogEvent, in_traceback: set[str]) -> bool:
+def _is_error(event: LogEvent, in_traceback: set[str]) -> bool:
     """Whether an entry is an error; indented lines above an error are its traceback."""
     match event:
         case OutputLine(process=name):

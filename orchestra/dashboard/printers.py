@@ -107,7 +107,7 @@ class PlainPrinter:
         elif text := request_line(event) if isinstance(event, RequestFinished) else sentence(event):
             self._writer.put(self._around(self._format(event.at, _OURS, text)))
 
-    def say(self, text: str) -> None:
+    def print_own(self, text: str) -> None:
         """Print a line of orchestra's own."""
         self._writer.put(self._around(self._format(time.time(), _OURS, text)))
 

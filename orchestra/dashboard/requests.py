@@ -313,7 +313,7 @@ class Hints:
 
     def __init__(self) -> None:
         self.found: list[str] = []
-        self._said: set[str] = set()
+        self._suggested: set[str] = set()
         self._seen: Counter[str] = Counter()
 
     def dismiss(self) -> None:
@@ -326,20 +326,20 @@ class Hints:
         match event:
             case StreamOpened(kind="event-stream"):
                 streams = (each.kind == "event-stream" for each in requests.streams.values())
-                self._say(_MANY_STREAMS, is_so=sum(streams) >= _CONNECTIONS_OF_A_BROWSER)
+                self._suggest(_MANY_STREAMS, is_so=sum(streams) >= _CONNECTIONS_OF_A_BROWSER)
             case StreamOpened(kind="hmr"):
                 self._seen["hmr"] += 1
                 self.found = [each for each in self.found if each != _NO_HMR]
             case RequestFinished():
-                self._say(_PREFLIGHT, is_so=event.method == "OPTIONS")
+                self._suggest(_PREFLIGHT, is_so=event.method == "OPTIONS")
                 if event.upstream == "frontend":
                     self._see_frontend(event)
             case _:
                 pass
 
     def _see_frontend(self, event: RequestFinished) -> None:
-        self._say(_OUTDATED, is_so=event.status == 504)
-        self._say(_HOST, is_so=event.status == 403 and event.target == "/@vite/client")
+        self._suggest(_OUTDATED, is_so=event.status == 504)
+        self._suggest(_HOST, is_so=event.status == 403 and event.target == "/@vite/client")
         path = event.target.partition("?")[0]
         broken = f"Vite cannot serve {path} (500), so its page may stay blank: the log says why."
         self.found = [each for each in self.found if each != broken]
@@ -349,9 +349,9 @@ class Hints:
             self._seen["client"] += 1
         self._seen["modules"] += 1
         is_loaded = self._seen["client"] and self._seen["modules"] >= _MODULES_OF_A_PAGE
-        self._say(_NO_HMR, is_so=bool(is_loaded and not self._seen["hmr"]))
+        self._suggest(_NO_HMR, is_so=bool(is_loaded and not self._seen["hmr"]))
 
-    def _say(self, hint: str, *, is_so: bool) -> None:
-        if is_so and hint not in self._said:
-            self._said.add(hint)
+    def _suggest(self, hint: str, *, is_so: bool) -> None:
+        if is_so and hint not in self._suggested:
+            self._suggested.add(hint)
             self.found.append(hint)

@@ -195,7 +195,7 @@ class Screen:
 
     def _copy(self, text: str) -> None:
         """Copy text into the clipboard of the user's terminal (OSC 52); not all terminals allow it."""
-        self._controls.say(f"copied: {text}")
+        self._controls.show_message(f"copied: {text}")
         data = b"\x1b]52;c;" + base64.b64encode(text.encode()[:_LONGEST_COPY]) + b"\x07"
         # Never waits: a terminal that is stopped, or is being drawn on, gets nothing.
         if self._lock.acquire(blocking=False):

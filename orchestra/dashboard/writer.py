@@ -195,8 +195,8 @@ class Writer:
         rest = memoryview(batch)
         while rest and not self._is_over:
             size = _LAST_WRITE_SIZE if self._is_ending else _WRITE_SIZE
-            patience = _STALL_TIMEOUT if self._is_ending else inf
-            with trio.move_on_after(patience) as self._write_scope:
+            timeout = _STALL_TIMEOUT if self._is_ending else inf
+            with trio.move_on_after(timeout) as self._write_scope:
                 # Abandoned: a thread that is stuck in a write must not keep us from ending.
                 count = await trio.to_thread.run_sync(
                     write_some, self.fd, rest[:size], abandon_on_cancel=True
@@ -209,7 +209,7 @@ class Writer:
 
     async def _cancel_at_hangup(self, scope: trio.CancelScope) -> None:
         """Notice that the reader has gone while there is nothing to write."""
-        if _tells_hangup(self.fd):
+        if _reports_hangup(self.fd):
             while not _is_hung_up(self.fd):
                 await trio.lowlevel.wait_readable(self.fd)
                 await trio.sleep(_COALESCE_DELAY)
@@ -233,7 +233,7 @@ def is_writable(fd: int, *, within: float | None) -> bool:
     return bool(poll.poll(None if within is None else within * 1000))
 
 
-def _tells_hangup(fd: int) -> bool:
+def _reports_hangup(fd: int) -> bool:
     """Whether it is a pipe to write to: when its reader ends, a task that waits to read from it is woken."""
     try:
         is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)

@@ -55,10 +55,10 @@ class Message(Struct, frozen=True, kw_only=True):
     is_followed: bool = False
 
 
-def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> Message:
+def explain(error: UpstreamError | BadMessage, *, shows_details: bool = False) -> Message:
     """Explain why there is no answer, or why a request is refused.
 
-    A client on this machine (`is_told_all`) also gets output of a process, which includes the cause.
+    A client on this machine (`shows_details`) also gets output of a process, which includes the cause.
     """
     text = f"{error}."
     if isinstance(error, BadMessage):
@@ -69,14 +69,14 @@ def explain(error: UpstreamError | BadMessage, *, is_told_all: bool = False) -> 
         return Message(status=status, title=title, text=text, hint=hint, reason="no valid answer")
     state = "ready" if error.availability is Availability.HOLD else "there"
     is_waited_for = error.process is not None and error.availability is not Availability.READY
-    if error.process is not None and not is_told_all:
+    if error.process is not None and not shows_details:
         text, hint = f"{error.process} is not {state}.", "The machine that it runs on is told why."
     return Message(
         status=status,
         title=f"The {error.side} is not {state}",
         text=text,
         hint=hint,
-        tail=error.tail if is_told_all else (),
+        tail=error.tail if shows_details else (),
         reason=f"{error.side} not {state}",
         is_followed=error.side == "backend" and is_waited_for,
     )

@@ -133,7 +133,7 @@ class Asker:
         else:
             self.upload.begin(connection, data)
 
-    def hear(self) -> ResponseHead | None:
+    def take_answer(self) -> ResponseHead | None:
         """Take the head of the final answer if it has arrived; 1xx are passed on."""
         connection = self.connection
         assert connection is not None  # noqa: S101 - it was asked
@@ -195,7 +195,7 @@ class Asker:
         if is_guess:
             timeout = min(timeout, GUESS_TIMEOUT)
         with trio.move_on_after(timeout):
-            while self.hear() is None and self.connection is not None:
+            while self.take_answer() is None and self.connection is not None:
                 await self.connection.wait()
         if self.reply is None and is_guess:
             raise BadMessage(self._shared.hints.miss(self._head.path), status=404, title="No WebSocket")

@@ -105,7 +105,7 @@ class Conversation:
             with self.scope:
                 client.transport.on_hangup(self._hung_up)
                 try:
-                    await self._converse()
+                    await self._serve_requests()
                 except BadMessage as exc:
                     await self._refuse(exc)
                 if not client.body.is_complete:
@@ -141,7 +141,7 @@ class Conversation:
         self._client.was_reset |= is_reset
         self.scope.cancel()
 
-    async def _converse(self) -> None:
+    async def _serve_requests(self) -> None:
         while True:
             # Sleep while requests are served that need no task.
             self._woken = trio.Event()
@@ -257,7 +257,7 @@ class Exchange:
         if step is None:
             step = self._begin()
         elif isinstance(step, Ask) and asker.connection is not None and asker.reply is None:
-            outcome = asker.hear()
+            outcome = asker.take_answer()
             if outcome is None:
                 return WAITING
             step = self._route.next(outcome)
@@ -273,8 +273,8 @@ class Exchange:
         match step:
             case Fail(error):
                 self._explain(error)
-            case Signal.SAY_OWN:
-                self._say(answers.own(self._head))
+            case Signal.ANSWER_OWN:
+                self._answer_own(answers.own(self._head))
             case Signal.RESET:
                 self._reset()
             case Signal.WAIT | Signal.UPGRADE:
@@ -323,21 +323,21 @@ class Exchange:
         shared, asker, step = self._shared, self.asker, self._step
         if self._fault is not None:
             fault, self._fault = self._fault, None
-            await self._mend(fault)
+            await self._recover(fault)
         elif self._client.unsent:
             await self._client.drain()
         elif isinstance(step, Ask):
             try:
                 await asker.ask(self._upstream(step.side))
             except UpstreamError as exc:
-                await self._mend(exc)
+                await self._recover(exc)
         elif step is Signal.WAIT:
             await shared.upstreams["backend"].gate.wait_change(self._record)
             self._step = self._begin(may_wait=self._record.held < shared.plan.hold)
         elif step is Signal.UPGRADE:
             await self._upgrade()
 
-    async def _mend(self, fault: UpstreamError | BadMessage) -> None:
+    async def _recover(self, fault: UpstreamError | BadMessage) -> None:
         """Retry, take another step, or end an answer that has begun."""
         asker, upload = self.asker, self.asker.upload
         if upload is not None and upload.fault is not None:
@@ -446,7 +446,7 @@ class Exchange:
     def _explain(self, error: UpstreamError | BadMessage) -> None:
         self.asker.release()
         if self._record.status is None:
-            self._say(answers.explain(error, is_told_all=self._is_from_here()))
+            self._answer_own(answers.explain(error, shows_details=self._is_from_here()))
         else:
             self._reset("upstream-died" if isinstance(error, UpstreamError) else "client-gone")
 
@@ -457,7 +457,7 @@ class Exchange:
             addresses += before.split(b",")
         return is_from_here(head.host or b"localhost", addresses)
 
-    def _say(self, message: Message) -> None:
+    def _answer_own(self, message: Message) -> None:
         pages = self._shared.pages
         tag = pages.tag(self._head, message.status) if pages is not None else ""
         head, content = answers.render(message, self._head, tag=tag)

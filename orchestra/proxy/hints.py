@@ -32,7 +32,7 @@ __all__ = ["Hints"]
 # Paths that are tried at the frontend; one that it has is enough.
 _MOST_QUESTIONS = 10
 # Seconds for the answer: Vite may be busy.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _WINDOW = b"Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
 _DATA = b"Accept: application/json, */*;q=0.5\r\n"
 _SOME = 'If only some paths are the backend\'s, list them: [proxy] backend_paths = ["{prefix}"].'
@@ -84,7 +84,7 @@ class Hints:
         wanted = _WINDOW if doubt.kind == "page" else _DATA
         raw = b"GET %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (doubt.path, host, wanted)
         head = shared.reader.request(raw)
-        with trio.move_on_after(_PATIENCE), suppress(UpstreamError, ClientGone):
+        with trio.move_on_after(_TIMEOUT), suppress(UpstreamError, ClientGone):
             record = Record(shared.bus, 0, head, NO_BODY)
             connection = await upstream.connect(record, shared.now, fresh=True)
             try:

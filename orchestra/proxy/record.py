@@ -77,7 +77,7 @@ class Record(Struct, eq=False):
     _duration: float = 0.0
     _bytes_in: int = 0
     _answer: ResponseHead | None = None
-    _told: tuple[UpstreamName, int | None] | None = None  # of a request that was reported as pending
+    _reported: tuple[UpstreamName, int | None] | None = None  # of a request that was reported as pending
 
     @property
     def size(self) -> int:
@@ -89,14 +89,14 @@ class Record(Struct, eq=False):
         self.status, self._answer = head.status, head
         self._first_byte = self._clock() - self._begun
 
-    def _tell(self, event: Callable[..., Event], **more: object) -> None:
+    def _emit(self, event: Callable[..., Event], **more: object) -> None:
         self._bus.emit(event(id=self._number, target=self._target, **more))
 
     @property
     def _target(self) -> str:
         return self._head.target[:MAX_TARGET].decode("ascii")
 
-    def _tell_heads(self) -> None:
+    def _emit_heads(self) -> None:
         if self._bus.wants(RequestHeads):
             self._bus.emit(self._heads())
 
@@ -109,13 +109,13 @@ class Record(Struct, eq=False):
 
     def pending(self, side: UpstreamName, now: float) -> None:
         """Report once that it is not over, and `side` was asked, unless it has become a stream."""
-        elapsed, news = now - self._begun, (side, self.status)
-        is_new = self._is_due and self.kind is None and news != self._told and elapsed > _PENDING_AFTER
+        elapsed, current = now - self._begun, (side, self.status)
+        is_new = self._is_due and self.kind is None and current != self._reported and elapsed > _PENDING_AFTER
         if is_new and self._bus.wants(RequestPending):
-            self._told = news
+            self._reported = current
             more = {"method": self._method, "status": self.status, "elapsed": elapsed}
-            self._tell(RequestPending, upstream=side, **more)
-            self._tell_heads()
+            self._emit(RequestPending, upstream=side, **more)
+            self._emit_heads()
 
     def finished(self) -> None:
         """Report that the exchange is over, or has become a WebSocket."""
@@ -128,7 +128,7 @@ class Record(Struct, eq=False):
         if self._recent is not None:
             self._recent.append(self)
         if self._bus.wants(RequestFinished):
-            self._tell_heads()
+            self._emit_heads()
             self._bus.emit(self._end())
 
     def past(self) -> Iterator[RequestHeads | RequestFinished]:
@@ -155,8 +155,8 @@ class Record(Struct, eq=False):
 
     def begin_wait(self, side: UpstreamName, reason: str) -> None:
         """Report that it begins to wait for an upstream."""
-        self._tell(RequestHeld, method=self._method, upstream=side, reason=reason)
-        self._tell_heads()
+        self._emit(RequestHeld, method=self._method, upstream=side, reason=reason)
+        self._emit_heads()
 
     def end_wait(self, side: UpstreamName, found: Availability | None) -> None:
         """Report that it no longer waits; ``None``: it was cancelled."""
@@ -166,16 +166,16 @@ class Record(Struct, eq=False):
 
     def replayed(self, side: UpstreamName, reason: str) -> None:
         """Report that it is sent again."""
-        self._tell(RequestReplayed, method=self._method, upstream=side, reason=reason)
+        self._emit(RequestReplayed, method=self._method, upstream=side, reason=reason)
 
     def stream_opened(self, kind: StreamKind) -> None:
         """Report that it has become a stream."""
         self.kind = kind
-        self._tell(StreamOpened, kind=kind, upstream=self.upstream)
+        self._emit(StreamOpened, kind=kind, upstream=self.upstream)
 
     def stream_closed(self, *, code: int | None = None, bytes_in: int, bytes_out: int) -> None:
         """Report that the stream is over."""
-        self._tell(
+        self._emit(
             StreamClosed,
             kind=self.kind,
             upstream=self.upstream,

@@ -158,7 +158,7 @@ class Signal(Enum):
 
     WAIT = auto()  # until the availability of either upstream has changed, then begin again
     RESET = auto()  # the client's connection
-    SAY_OWN = auto()  # answer for orchestra itself
+    ANSWER_OWN = auto()  # answer for orchestra itself
     UPGRADE = auto()  # the client wants a WebSocket: see `Router.websocket`
 
 
@@ -228,7 +228,7 @@ class Route:
         path = self._path
         is_own = path.startswith(_OWN)
         if is_own and not (router.has_own and path.startswith(OWN_PREFIX)):
-            return Signal.SAY_OWN
+            return Signal.ANSWER_OWN
         if b"upgrade" in head.values and is_websocket(head):
             return Signal.UPGRADE
         if is_own:

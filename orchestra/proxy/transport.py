@@ -92,7 +92,7 @@ class Transport(Protocol):
 class SocketTransport:
     """A connected TCP socket, which becomes ours and non-blocking; the poller notifies it."""
 
-    __slots__ = ("_end_news", "_fd", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
+    __slots__ = ("_end_events", "_fd", "_is_readable", "_on_hangup", "_on_input", "_poller", "_size", "_sock")
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
@@ -105,19 +105,19 @@ class SocketTransport:
         # The poller only reports new events, so they are remembered until they are handled; our own close is
         # remembered for good.
         self._is_readable = False
-        self._end_news = 0
+        self._end_events = 0
         self._on_input: OnInput | None = None
         self._on_hangup: OnHangup | None = None
         self._poller = poller
         poller.add(self._fd, self._look)
 
-    def _look(self, news: int) -> None:
+    def _look(self, events: int) -> None:
         self._is_readable = True
-        if news & _END:
-            self._end_news |= news
+        if events & _END:
+            self._end_events |= events
             if self._on_hangup is not None:
                 on_hangup, self._on_hangup = self._on_hangup, None
-                on_hangup(bool(news & _ERROR))
+                on_hangup(bool(events & _ERROR))
                 return
         if (on_input := self._on_input) is not None:
             self._on_input = None
@@ -135,7 +135,7 @@ class SocketTransport:
             return None
         if len(data) < size:
             # No more bytes are available; an end is not reported again.
-            self._is_readable = self._end_news > 0
+            self._is_readable = self._end_events > 0
         elif size == self._size < RECEIVE_SIZE:
             # There are more: a body, and not one of the many small messages.
             self._size *= 2
@@ -173,13 +173,13 @@ class SocketTransport:
         self._on_input = callback
         if callback is not None and self._is_readable:
             # Not at once: a source that always has more would never let others have their turn.
-            self._poller.tell_again(self._fd, self._look)
+            self._poller.notify_again(self._fd, self._look)
 
     def on_hangup(self, callback: OnHangup | None) -> None:
         """See `Transport.on_hangup`."""
         self._on_hangup = callback
-        if callback is not None and self._end_news:
-            self._look(self._end_news)
+        if callback is not None and self._end_events:
+            self._look(self._end_events)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -215,24 +215,24 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self._tell: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], None]] = {}
         self._set = _Set()
 
-    def add(self, fd: int, tell: Callable[[int], None]) -> None:
-        """Call `tell` with each event of `fd`."""
-        self._tell[fd] = tell
+    def add(self, fd: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with each event of `fd`."""
+        self._callbacks[fd] = callback
         self._set.register(fd, _WANTED)
 
-    def tell_again(self, fd: int, tell: Callable[[int], None]) -> None:
-        """Call `tell` with the last events of `fd` again, or without any if it is closed."""
+    def notify_again(self, fd: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the last events of `fd` again, or without any if it is closed."""
         if fd >= 0:
             self._set.modify(fd, _WANTED)
         else:
-            trio.lowlevel.current_trio_token().run_sync_soon(tell, _INPUT)
+            trio.lowlevel.current_trio_token().run_sync_soon(callback, _INPUT)
 
     def remove(self, fd: int) -> None:
         """Forget `fd`; required before it is closed."""
-        if self._tell.pop(fd, None) is not None:
+        if self._callbacks.pop(fd, None) is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._set.unregister(fd)
 
@@ -243,21 +243,21 @@ class Poller:
             # Handling one connection often causes events of another; a second wait would cost ten times as
             # much.
             for _ in range(_ROUNDS):
-                if not self._tell_all():
+                if not self._notify_all():
                     break
 
-    def _tell_all(self) -> int:
+    def _notify_all(self) -> int:
         # Not in `run`, whose variables would keep a connection alive until the next event of another one.
-        all_news = self._set.poll(0, _BATCH)
-        for fd, news in all_news:
-            tell = self._tell.get(fd)
-            if tell is not None:
-                tell(news)
-        return len(all_news)
+        all_events = self._set.poll(0, _BATCH)
+        for fd, events in all_events:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        return len(all_events)
 
     def close(self) -> None:
         """Return the poller to the system."""
-        self._tell.clear()
+        self._callbacks.clear()
         trio.lowlevel.notify_closing(self._set)
         self._set.close()
 

@@ -179,7 +179,7 @@ class Attempt(Stoppable):
         if self.is_ending:
             return
         if self.plan.ready is not None:
-            self._nursery.start_soon(self._attend, child.pid)
+            self._nursery.start_soon(self._monitor, child.pid)
         elif self.plan.on_ready is not None:
             self._nursery.start_soon(self._run_on_ready, self.plan.on_ready)
 
@@ -217,7 +217,7 @@ class Attempt(Stoppable):
 
     # --- From the spawn to readiness, and through reloads ---
 
-    async def _attend(self, leader: int) -> None:
+    async def _monitor(self, leader: int) -> None:
         while True:
             with trio.CancelScope() as self._phase:
                 await self._come_up(leader)
@@ -227,8 +227,8 @@ class Attempt(Stoppable):
     async def _come_up(self, leader: int) -> None:
         """Wait until it is ready; report that, or why it cannot become ready."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_when_late)
-            nursery.start_soon(self._tell_if_unseen)
+            nursery.start_soon(self._report_when_late)
+            nursery.start_soon(self._report_if_unseen)
             if self._may_reload:
                 nursery.start_soon(self._look_for_trouble, leader)
             found, roles = None, self._run.roles
@@ -339,12 +339,12 @@ class Attempt(Stoppable):
             elif failures == _MAX_FAILURES:
                 self._on_fact(self, NoAnswer(missing))
 
-    async def _tell_when_late(self) -> None:
+    async def _report_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
         self._on_fact(self, Late(text))
 
-    async def _tell_if_unseen(self) -> None:
+    async def _report_if_unseen(self) -> None:
         await trio.sleep(_UNSEEN_AFTER)
         if self.readiness.sees_no_socket and (unseen := unseen_socket(self.plan.command)):
             self._run.bus.notice("socket-unseen", unseen[0], hint=unseen[1], process=self.plan.name)

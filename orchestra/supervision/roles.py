@@ -36,7 +36,7 @@ _SETTLE_TIME = 0.5
 # A process that does not listen, and uses this much of a core, compiles: it gets so many seconds.
 _BUSY, _BUSY_UNTIL = 0.1, 15.0
 # Seconds that a matching process waits for earlier ones of the Procfile.
-_PATIENCE = 1.0
+_PRECEDENCE = 1.0
 # Seconds between two scans for a process that has not listened for half a minute: most never do, and five
 # scans a second for each of twenty workers took 6 % of a core.
 _LONGEST_PAUSE = 5.0
@@ -91,13 +91,13 @@ class _Questions:
 
 
 class RunTimeRoles:
-    """Decides the roles that the plan has left open; `tell` is called with each, like `Proxy.decide`."""
+    """Decides the roles that the plan has left open; `on_decision` is called like `Proxy.decide`."""
 
-    def __init__(self, plan: Plan, run: Run, tell: Callable[..., object]) -> None:
+    def __init__(self, plan: Plan, run: Run, on_decision: Callable[..., object]) -> None:
         self._facts = facts_of(plan)
         self._roles = decide(self._facts)
         self._run = run
-        self._tell = tell
+        self._on_decision = on_decision
 
     async def ask_sockets(self, process: str, *, leader: int, port: int | None) -> Address | None:
         """Probe each new socket of a child, until one answers HTTP; `port` is the child's ``PORT``.
@@ -225,7 +225,7 @@ class RunTimeRoles:
             self._run.nursery.start_soon(self._decide_soon)
 
     async def _decide_soon(self) -> None:
-        await trio.sleep(_PATIENCE)
+        await trio.sleep(_PRECEDENCE)
         self._decide(replace(self._facts, waits=False))
         self._facts = replace(self._facts, waits=True)
 
@@ -255,12 +255,12 @@ class RunTimeRoles:
         wanted = "/@vite/client" if found.backend is not None else "HTTP"
         if found.frontend != before.frontend:
             reason = found.frontend_reason or f"no process has answered {wanted}"
-            self._tell("frontend", found.frontend, reason=reason)
+            self._on_decision("frontend", found.frontend, reason=reason)
             if facts.frontend is UNDECIDED and (found.frontend or found.backend):
                 self._announce("frontend", found.frontend, reason)
         if found.backend != before.backend:
             reason = found.backend_reason or "no process has answered HTTP"
-            self._tell("backend", found.backend, reason=reason)
+            self._on_decision("backend", found.backend, reason=reason)
             if facts.backend is UNDECIDED:
                 self._announce("backend", found.backend, reason)
 

@@ -50,9 +50,9 @@ _NOT_COMPARED = {*PORT_VARIABLES, _MARK}
 # first, and only its first request may import all packages.
 _SPAWN_DELAY = 0.5
 # Seconds that a warm spare is kept: after so long without a save, its memory has a better use.
-_PATIENCE = 600.0
+_MAX_IDLE = 600.0
 # Likewise for a spare that exists because files are being edited.
-_SHORT_PATIENCE = 60.0
+_SHORT_MAX_IDLE = 60.0
 # The largest message: the names of thousands of modules.
 _MAX_MESSAGE = 1 << 20
 # The size of a terminal whose user has not set one.
@@ -75,7 +75,7 @@ class Interpreter(Stoppable):
 
     Args:
         on_output: Awaited with its output before it serves.
-        patience: Seconds after which it is killed if it does not serve yet.
+        max_idle: Seconds after which it is killed if it does not serve yet.
     """
 
     def __init__(
@@ -85,15 +85,15 @@ class Interpreter(Stoppable):
         *,
         env: Mapping[str, str],
         on_output: OnOutput,
-        patience: float = _PATIENCE,
+        max_idle: float = _MAX_IDLE,
     ) -> None:
         super().__init__(run)
         self._plan = plan
         self._env = env
         self._on_output = on_output
-        self._patience = patience
+        self._max_idle = max_idle
         self._how: Exit | SpawnError | None = None
-        self._spawned, self._told, self.ended = trio.Event(), trio.Event(), trio.Event()
+        self._spawned, self._ordered, self.ended = trio.Event(), trio.Event(), trio.Event()
         self._sending = trio.Lock()
         self._received = b""
 
@@ -109,7 +109,7 @@ class Interpreter(Stoppable):
         except SpawnError as exc:
             self._how = exc
         finally:
-            for each in (self._spawned, self._told, self.ended):
+            for each in (self._spawned, self._ordered, self.ended):
                 each.set()
 
     async def _live(self, modules: Sequence[str]) -> Exit:
@@ -136,9 +136,9 @@ class Interpreter(Stoppable):
             )
 
     async def _expire(self) -> None:
-        with trio.move_on_after(self._patience):
-            await self._told.wait()
-        if not self._told.is_set():
+        with trio.move_on_after(self._max_idle):
+            await self._ordered.wait()
+        if not self._ordered.is_set():
             self.kill()
 
     def fits(self, plan: ProcessPlan, env: Mapping[str, str]) -> bool:
@@ -158,7 +158,7 @@ class Interpreter(Stoppable):
             await self._spawned.wait()
             if self.child is not None:
                 self._on_output = on_output
-                self._told.set()
+                self._ordered.set()
                 on_spawn(self.child)
                 self.child.signal(signal.SIGCONT)  # it may have been stopped, and would never serve
                 await self._send({name: env[name] for name in PORT_VARIABLES if name in env})
@@ -180,7 +180,7 @@ class Interpreter(Stoppable):
 
     async def modules(self) -> Sequence[str]:
         """Wait until it serves; return the installed modules that it has imported, none if it has ended."""
-        await self._told.wait()
+        await self._ordered.wait()
         await self._send("?")
         while isinstance(answer := await self._receive(), int):
             pass  # it was ordered to serve before its memory was read
@@ -215,7 +215,7 @@ class Spares:
         self._modules: Sequence[str] = ()  # imported by the last one
         self._preparing = trio.CancelScope()
         self._is_edited = False  # since the last child was spawned
-        self._was_told = False
+        self._was_noted = False
         self._count = 0
 
     async def serve(
@@ -260,8 +260,8 @@ class Spares:
         self._count += 1
         # Two simultaneous families need different marks, also from those of an overlap without spares.
         env = {**env, _MARK: f"w{self._count}"}
-        patience = _PATIENCE if plan.warm_spare else _SHORT_PATIENCE
-        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write, patience=patience)
+        max_idle = _MAX_IDLE if plan.warm_spare else _SHORT_MAX_IDLE
+        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write, max_idle=max_idle)
         self._run.nursery.start_soon(interpreter.run, modules)
         return interpreter
 
@@ -283,8 +283,8 @@ class Spares:
             if not self._modules or self._has_spare:
                 return
             self._spare = self._spawn(plan, self._run.environment(plan, plan.port), self._modules)
-            if plan.warm_spare and not self._was_told and (memory := await self._spare.memory()):
-                self._was_told = True
+            if plan.warm_spare and not self._was_noted and (memory := await self._spare.memory()):
+                self._was_noted = True
                 text = f"an interpreter is kept ready for its next restart; it takes {memory / 1024:.0f} MiB"
                 self._run.bus.notice("spare-ready", text, level="info", process=plan.name)
 

@@ -57,7 +57,7 @@ _NOISE = re.compile(
     r".*\bcommand .*exited \(\d+\)|Exit code \d+|Failed running '|.*\berror: exit status \d+$|"
     r"ERROR: \"[^\"]+\" exited with|goroutine \d"
 )
-_SAYS_WHY = re.compile(
+_ERROR_WORDS = re.compile(
     r"error\b|exception\b|fatal|panic|failed|failure|\bcannot\b|can't|could ?n[o']t|not found|no such|denied"
     r"|refused|unable|invalid|missing|unknown|undefined|unexpected|unrecognized",
     re.IGNORECASE,
@@ -80,7 +80,7 @@ _WATCHES = re.compile(
     r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
 )
 # A line without one of these words has no meaning, unless it belongs to a traceback.
-_TELLING = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
+_RELEVANT_WORDS = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
 _PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
@@ -129,13 +129,13 @@ def explain(lines: Sequence[str]) -> str:
     It is the last line about an error that no task runner has added, otherwise the last line.
     """
     lines = [line for line in lines if line.strip() and not line.startswith("> ")]  # npm prints the command
-    told = [line for line in lines if not _NOISE.match(line)]
-    for pattern in (_IN_USE, _SAYS_WHY):
+    relevant = [line for line in lines if not _NOISE.match(line)]
+    for pattern in (_IN_USE, _ERROR_WORDS):
         # An indented line belongs to the line above it: a frame, a hint, a field of an object.
-        found = [at for at, line in enumerate(told) if not line[:1].isspace() and pattern.search(line)]
+        found = [at for at, line in enumerate(relevant) if not line[:1].isspace() and pattern.search(line)]
         if found:
-            return _whole(told, found[-1])
-    return next(iter([*told[-1:], *lines]), "").strip()[:_MOST_CHARACTERS]
+            return _whole(relevant, found[-1])
+    return next(iter([*relevant[-1:], *lines]), "").strip()[:_MOST_CHARACTERS]
 
 
 def _whole(lines: Sequence[str], at: int) -> str:
@@ -183,13 +183,13 @@ class Symptoms:
 
     def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
         """Read lines, without colours; yield the findings among them. The last ones may explain an end."""
-        telling = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
-        self._lines.extend((now, line) for line in telling)
+        relevant = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
+        self._lines.extend((now, line) for line in relevant)
         self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are searched in all
         # together.
         text = "\n".join(lines)
-        if any(word in text for word in _TELLING) or (
+        if any(word in text for word in _RELEVANT_WORDS) or (
             stream in self._readers and not self._readers[stream].is_idle
         ):
             yield from filter(None, (self.see(stream, line, now) for line in lines))
@@ -242,7 +242,7 @@ class Symptoms:
             is_alone: Whether only a watcher of it is left, which waits for a file to change.
             was_announced: Whether it starts for the first time, or after a reload that it announced.
         """
-        if is_alone and not was_announced and not any(map(_SAYS_WHY.search, self.last_lines)):
+        if is_alone and not was_announced and not any(map(_ERROR_WORDS.search, self.last_lines)):
             return Sign.STUCK  # Another server may live: the program may be fine.
         if is_alone or (self.watches and self.error):
             return Broken(self.explanation() or "its program has ended")

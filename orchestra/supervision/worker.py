@@ -99,7 +99,7 @@ class Worker:
 
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
-        self.tell(StopRequested(reason))
+        self.handle(StopRequested(reason))
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
         if self._run.phase is Phase.OVER:
             raise StartError(self.life.plan.name, "cannot be started: the run is over")
         if self._run.phase is Phase.RUNNING:
-            self.tell(fact)
+            self.handle(fact)
 
     def signal(self, number: int) -> None:
         """Send a signal to the group of the current child, if there is one."""
@@ -148,7 +148,7 @@ class Worker:
         """Start the process, if it waits and its dependencies let it; otherwise publish what it waits for."""
         if self.life.state is State.WAITING and self._run.phase is Phase.RUNNING:
             needed, workers = self.life.plan.depends_on, self._run.workers
-            self.tell(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
+            self.handle(dependency_fact(needed, {each.name: workers[each.name].life for each in needed}))
         elif self.life.is_at_rest and not self.newest.seq:
             self.newest = self._run.bus.emit(self._describe(State.STOPPED))  # it exists, too
 
@@ -170,7 +170,7 @@ class Worker:
 
     # --- Facts, and their effects ---
 
-    def tell(self, fact: Fact) -> None:
+    def handle(self, fact: Fact) -> None:
         """Take a fact into account: carry out the resulting order, and report the change, if there is one."""
         before = self.life.state
         self.life, order = step(self.life, fact, trio.current_time())
@@ -226,14 +226,14 @@ class Worker:
 
     def _end_with(self, fact: Fact) -> None:
         if self._run.phase is not Phase.RUNNING and self.life.state is not State.STOPPING:
-            self.tell(StopRequested())  # it has ended before its turn, and is not started again
-        self.tell(fact)
+            self.handle(StopRequested())  # it has ended before its turn, and is not started again
+        self.handle(fact)
 
     def _learn(self, fact: Fact) -> None:
         attempt, plan = self.attempt, self.life.plan
         if fact is Sign.STUCK and self._run.phase is not Phase.RUNNING:
             return
-        self.tell(fact)
+        self.handle(fact)
         match fact:
             case Late(text) if plan.is_awaited:
                 self._run.bus.notice("not-ready", text, process=plan.name)

@@ -77,7 +77,7 @@ async def watch(
     interests: Mapping[str, Interest],
     *,
     since: float,
-    tell: Callable[[Batch], object],
+    on_batch: Callable[[Batch], object],
     earlier: Mapping[str, float] | None = None,
     notify: Notify | None = None,
 ) -> None:
@@ -100,7 +100,7 @@ async def watch(
             batch = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
             if batch is None:
                 return
-            tell(batch)
+            on_batch(batch)
     finally:
         stop.set()
         # Before 3.14, Python aborts if it exits while a thread is in watchfiles, which is written in Rust.
