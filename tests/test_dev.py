@@ -101,7 +101,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _use(url: str) -> None:
     """Use the application and its page through the one address."""
     page = get(f"{url}/", headers={"Accept": "text/html"})
-    assert "/@vite/client" in page.text
+    assert "/@vite/client" in page.text, page.text
     assert "document.querySelector" in get(f"{url}/src/main.js").text
     assert get(f"{url}/api/health").text == '{"status":"ok"}'
     assert get(f"{url}/api/none").status == 404
