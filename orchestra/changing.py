@@ -7,7 +7,7 @@ requests wait for a backend whose name has changed. Then processes are stopped, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import trio
 from msgspec import structs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from orchestra.bus import Bus
     from orchestra.config.plan import Plan
-    from orchestra.control.local import Order
+    from orchestra.control.local import Order, ProcessVerb
     from orchestra.development import Development
     from orchestra.events import RequestFinished, RequestHeads
     from orchestra.proxy.server import Proxy
@@ -88,7 +88,8 @@ class CurrentPlan:
             if self._replan is None or self._run.phase is not Phase.RUNNING:
                 return ()
             try:
-                return await self._change(await trio.to_thread.run_sync(self._replan, self.plan), reason)
+                plan = await trio.to_thread.run_sync(self._replan, self.plan, abandon_on_cancel=True)
+                return await self._change(plan, reason)
             except ConfigError as exc:
                 for each in exc.errors if isinstance(exc, ConfigErrors) else (exc,):
                     text = f"the old plan goes on: {each}"
@@ -102,19 +103,19 @@ class CurrentPlan:
                 raise OrchestraError(f"the plan cannot be changed: {self._run.phase.value}")
             await self._change(plan, reason)
 
-    async def obey(self, order: Order) -> int:
+    async def obey(self, do: ProcessVerb, order: Order) -> int:
         """Begin to carry out an order for processes, or `OrchestraError`; return how many it is about.
 
         A restart follows the files as they are now; a process that they change is not restarted twice.
         """
-        if self._run.ending.is_set() and order.do != "send":
+        if self._run.ending.is_set() and do != "send":
             raise OrchestraError("the run is ending")
-        restarted = await self.replan() if order.do in ("start", "restart") else ()
+        restarted = await self.replan() if do in ("start", "restart") else ()
         for name in order.processes:
-            if order.do in ("start", "restart") and (name in restarted or name not in self._run.workers):
+            if do in ("start", "restart") and (name in restarted or name not in self._run.workers):
                 continue
             worker = self._run.workers[name]
-            match order.do:
+            match do:
                 case "signal" if worker.newest.pid is None:
                     raise OrchestraError(f"{name} does not run: there is nothing to signal")
                 case "signal":
@@ -130,7 +131,7 @@ class CurrentPlan:
                 case "kill":
                     worker.kill()
                 case _:
-                    pass
+                    assert_never(do)
         return len(order.processes)
 
     async def _change(self, plan: Plan, reason: str) -> Collection[str]:

@@ -13,18 +13,16 @@ import errno
 import gc
 import os
 import sys
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from orchestra.errors import ConfigError, OrchestraError, complain, show_error
+from orchestra.errors import ConfigError, OrchestraError, complain, no_address, show_error
 from orchestra.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from orchestra.config.plan import Plan
 
 __all__ = ["main"]
 
@@ -119,11 +117,7 @@ _PLAN_OPTIONS = (
     click.option("-f", "--procfile", metavar="FILE", hidden=True),  # as in honcho, foreman and overmind
     click.option("--no-proxy", is_flag=True, help="Run the processes only."),
     click.option(
-        "-p",
-        "--base-port",
-        type=click.IntRange(1, 65535),
-        metavar="N",
-        help="The PORT of the first process.",
+        "-p", "--base-port", type=click.IntRange(1, 65535), metavar="N", help="The PORT of the first process."
     ),
     click.option(
         "-e",
@@ -186,13 +180,10 @@ def run(
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.planning import load  # noqa: PLC0415
 
-    def plan(running: Plan | None = None) -> Plan:
-        return load(procfile, running=running, has_memory=True, **asked)
-
+    plan = partial(load, procfile, has_memory=True, **asked)
     found = plan()
     if opens and found.proxy is None:
-        hint = "It has no process to serve, or --no-proxy."
-        raise ConfigError("--open: this run has no address", hint=hint)
+        raise no_address()
     if detach:
         from orchestra.detached import run_detached  # noqa: PLC0415
 
@@ -202,25 +193,7 @@ def run(
         if said:
             _write(said.rstrip("\n"))
         return code
-    return foreground.run(found, replan=plan, record=record, opens=opens)
-
-
-@_commands.command()
-@click.argument("file")
-@click.option(
-    "--speed",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    metavar="N",
-    help="N times as fast; inf: at once.",
-)
-def replay(file: str, *, speed: float) -> int:
-    """Show a run again that was recorded: run --record FILE."""
-    from orchestra.showing import replay as show  # noqa: PLC0415
-
-    if speed != speed:  # noqa: PLR0124 - NaN is in every range
-        raise click.BadParameter("nan is not a number.", param_hint="--speed")
-    return show(file, speed=speed)
+    return foreground.run(found, replan=lambda running: plan(running=running), record=record, opens=opens)
 
 
 @_commands.command()

@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestra.errors import ConfigError, OrchestraError
+from orchestra.errors import OrchestraError
 from orchestra.folders import current_folder, is_running
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _INTERVAL = 0.1
 _LAST_MOMENT = 0.5
 _WATCH_INTERVAL = 1.0
 _A_DAY = 86_400
-_ENDED = ("completed", "failed", "stopped")
 
 _commands = click.Group()
 COMMANDS = _commands.commands
@@ -66,14 +66,14 @@ def _complete_signals(_context: click.Context, _parameter: click.Parameter, begu
 _RUN = click.option("--run", "pid", type=int, metavar="PID", help="Which run, if there are several.")
 
 
-class _Seconds(click.FloatRange):
-    """A number of seconds; NaN would be in every range."""
+class _Number(click.FloatRange):
+    """A number; NaN would be in every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if seconds != seconds:  # noqa: PLR0124 - NaN alone
+        number: float = super().convert(value, param, ctx)
+        if number != number:  # noqa: PLR0124 - NaN alone
             self.fail(f"{value} is not a number.", param, ctx)
-        return seconds
+        return number
 
 
 def _command(function: Callable[..., int]) -> click.Command:
@@ -137,21 +137,24 @@ def _as_table(run: RunningRun) -> str:
         pid, address = str(each.pid or ""), each.url or ""
         rows.append((each.process, each.state.value, pid, address, str(each.restarts or ""), each.reason))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    with suppress(OSError):  # all of it, if it is read by a program
+        room = os.get_terminal_size(1).columns or 80
+        lines = [line if len(line) <= room else f"{line[: room - 1]}…" for line in lines]
     title = f"{run.state.url or 'no address'}, pid {run.state.pid}, {run.state.procfile or run.state.root}"
-    return "\n".join([title, *(line.rstrip() for line in lines)])
+    return "\n".join([title, *lines])
 
 
 @_command
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete_names)
-@click.option("--timeout", type=_Seconds(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=_Number(0), default=60.0, show_default=True, help="Seconds.")
 def wait(run: RunningRun, *, names: tuple[str, ...], timeout: float) -> int:
     """Wait until processes, by default all, are ready. Without a check, they only have to run."""
     meant = run.named(names) if names else [each.process for each in run.state.processes]
     until = time.monotonic() + timeout
     while missing := [name for name in run.missing() if name in meant]:
         run.refresh()
-        failed = [each for each in run.processes(missing) if each.state.value in _ENDED]
+        failed = [each for each in run.processes(missing) if each.state.is_ended]
         if failed:
             _report_failed(failed)
             return _EXIT_FAILED
@@ -173,12 +176,12 @@ def _report_failed(failed: Sequence[StateChanged]) -> None:
 @_command
 def _open(run: RunningRun) -> int:
     """Open the one address in the browser."""
-    import webbrowser  # noqa: PLC0415 - only here
+    import trio  # noqa: PLC0415 - only here
 
-    if run.state.url is None:
-        raise ConfigError("this run has no address", hint="It has no process to serve, or --no-proxy.")
+    from orchestra.browser import open_page  # noqa: PLC0415
+
+    trio.run(open_page, run.state.url)
     click.echo(run.state.url)
-    webbrowser.open(run.state.url)
     return 0
 
 
@@ -216,11 +219,7 @@ def _logs(
 )
 @_RUN
 @click.argument(
-    "words",
-    nargs=-1,
-    type=click.UNPROCESSED,
-    metavar="[NAME] -- COMMAND...",
-    shell_complete=_complete_names,
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="[NAME] -- COMMAND...", shell_complete=_complete_names
 )
 def _exec(words: tuple[str, ...], *, pid: int | None) -> int:
     """Run a command with the environment of a process.
@@ -242,6 +241,18 @@ def attach(run: RunningRun) -> int:
     from orchestra.showing import attach as show  # noqa: PLC0415 - only here
 
     return show(run)
+
+
+@_commands.command("replay")
+@click.argument("file")
+@click.option(
+    "--speed", type=_Number(0, min_open=True), default=1.0, metavar="N", help="N times as fast; inf: at once."
+)
+def _replay(file: str, *, speed: float) -> int:
+    """Show a run again that was recorded: run --record FILE."""
+    from orchestra.showing import replay as show  # noqa: PLC0415 - only here
+
+    return show(file, speed=speed)
 
 
 # --- Without a Procfile: in development, and in production ---
@@ -276,11 +287,7 @@ def _dev(*, target: str, vite_command: str | None, **options: Any) -> int:
     "--worker-class", type=click.Choice(["asyncio", "uvloop", "trio"]), default="asyncio", show_default=True
 )
 @click.option(
-    "--grace",
-    type=_Seconds(0, _A_DAY),
-    default=10.0,
-    show_default=True,
-    help="Seconds for requests at the end.",
+    "--grace", type=_Number(0, _A_DAY), default=10.0, show_default=True, help="Seconds for the last requests."
 )
 @click.option("--no-access-log", is_flag=True, help="Write no line for each request.")
 def _serve(*, listen: str, workers: int, no_access_log: bool, **served: Any) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,6 @@ from orchestra.planning import load
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from orchestra.config.plan import Plan
     from orchestra.control.doors import App
     from orchestra.events import Event
 
@@ -97,11 +97,8 @@ def run_target(overrides: Overrides) -> int:
     target = overrides.target
     if target is not None and target.app is not None and not is_target(target.app):
         raise ConfigError(f"{target.app!r} is not an application", hint='Name one as "module:attribute".')
-
-    def plan(running: Plan | None = None) -> Plan:
-        return load(overrides=overrides, running=running, has_memory=True)
-
-    return foreground.run(plan(), replan=plan)
+    plan = partial(load, overrides=overrides, has_memory=True)
+    return foreground.run(plan(), replan=lambda running: plan(running=running))
 
 
 def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence[str] | None) -> int:

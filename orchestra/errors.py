@@ -4,7 +4,7 @@ Each is an `OrchestraError`. Its `str` is one line that names the thing (file an
 the cause; `hint` is the next step. An embedder gets the exception; the command line shows ``error: <str>``
 and ``hint: <hint>`` on standard error (`show_error`).
 
-The text of a message is where its error is raised; one that several modules need (`port_taken`) is here.
+The text of a message is where its error is raised; those that several modules need are here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "complain", "port_taken",
-    "show_error",
+    "ConfigError", "ConfigErrors", "OrchestraError", "StartError", "UpstreamError", "complain", "no_address",
+    "port_taken", "show_error",
 ]  # fmt: skip
 
 
@@ -98,6 +98,11 @@ class UpstreamError(OrchestraError):
 def port_taken(port: int, holder: str) -> str:
     """Write that a port is taken, and by what; `holder` is empty if that is not known."""
     return f"port {port} is taken by {holder}" if holder else f"port {port} is taken"
+
+
+def no_address() -> ConfigError:
+    """Say that a run has no address that a browser could open."""
+    return ConfigError("this run has no address", hint="It has no process to serve, or --no-proxy.")
 
 
 def show_error(error: OrchestraError) -> int:

@@ -99,8 +99,9 @@ async def _open(supervisor: Supervisor) -> None:
 
     with suppress(StartError):
         await supervisor.wait_ready()
-    if supervisor.url is not None and not supervisor.ending.is_set():
-        await open_page(supervisor.url)
+    if not supervisor.ending.is_set():
+        with suppress(ConfigError):  # the address is on the screen
+            await open_page(supervisor.url)
 
 
 def _planned_again(replan: Replan, mode: str, running: Plan) -> Plan:

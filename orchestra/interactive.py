@@ -41,7 +41,7 @@ _FOREGROUND_INTERVAL = 0.2
 async def on_screen(
     controls: Controls,
     obey: Callable[[Order], Awaitable[object]],
-    leave: Callable[[], object] | None = None,
+    leave: Callable[[], object],
     *,
     on_taken: Callable[[str | None, bytes], object],
     has_mouse: bool,
@@ -50,10 +50,10 @@ async def on_screen(
 ) -> AsyncIterator[trio.Nursery]:
     """Show a model on this terminal during a block, and afterwards its summary; give its nursery.
 
-    `obey` carries out an order on the run, `leave` is the action of `q`: by default, it ends the block.
+    `obey` carries out an order on the run, `leave` is the action of `q`.
     """
     async with trio.open_nursery() as nursery:
-        operator = Operator(controls, obey, leave or nursery.cancel_scope.cancel)
+        operator = Operator(controls, obey, leave)
         screen = Screen(
             controls,
             operator.perform,
@@ -132,7 +132,7 @@ class Operator:
             case "write":
                 self.soon(partial(self._write, wanted.text))
             case "open":
-                self.soon(partial(self._open, wanted.text))
+                self.soon(partial(open_page, wanted.text))
             case "copy" | "redraw":
                 pass  # an action of the screen
 
@@ -151,13 +151,6 @@ class Operator:
             self._controls.show_message(f"written to {path}")
         except OSError as exc:
             self._controls.show_message(f"the log cannot be written: {exc.strerror}")
-
-    async def _open(self, url: str) -> None:
-        if not url:
-            self._controls.show_message("this run has no address to open")
-            return
-        if not await open_page(url):
-            self._controls.show_message(f"no browser could be opened: {url}")
 
 
 def write_log(text: str) -> Path:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NoRun", "RunningRun", "choose", "find"]
 
-# Seconds for an answer: a run has the answers in memory.
+# Seconds for an answer: a run has the answers in memory, but for an order it may read files again.
 _TIMEOUT = 10.0
+_ORDER_TIMEOUT = 30.0
 # Seconds without an event, and without the heartbeat that replaces it.
 _SILENCE = 60.0
 _PIECE = 65536
@@ -51,13 +52,13 @@ class NoRun(OrchestraError):  # noqa: N818 - nothing went wrong
 class _Connection(HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT)
+    def __init__(self, path: Path, timeout: float = _TIMEOUT) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(os.fspath(self._path))
         if unix_sockets.peer_uid(self.sock) != os.getuid():
             self.close()
@@ -203,7 +204,8 @@ def _state(path: Path) -> RunState:
 
 def _ask(path: Path, method: str, name: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Send one request to a run, and read the answer: its status, and its body."""
-    with closing(_Connection(path)) as connection, _as_no_run():
+    timeout = _TIMEOUT if body is None else _ORDER_TIMEOUT
+    with closing(_Connection(path, timeout)) as connection, _as_no_run():
         connection.request(method, f"/__orchestra__/{name}", body)
         answer = connection.getresponse()
         return answer.status, answer.read()

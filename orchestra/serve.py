@@ -24,22 +24,20 @@ from importlib.util import find_spec
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import quote
 
 import msgspec
 from hypercorn.config import Config
-from hypercorn.logging import Logger
 from hypercorn.middleware import AsyncioWSGIMiddleware, TrioWSGIMiddleware
 from hypercorn.utils import LifespanFailureError, LifespanTimeoutError
 
 from orchestra import unix_sockets
-from orchestra.child.application import WrongSetting, find, is_target, kind_of, never_empty, show
+from orchestra.child import application
 from orchestra.errors import ConfigError, OrchestraError, port_taken, show_error
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from multiprocessing.context import SpawnProcess
 
     from orchestra.control.doors import App, Message, Receive, Scope, Send
@@ -89,7 +87,7 @@ def serve(served: Served, *, listen: str, workers: int = 1) -> int:
         ConfigError: The address is not available, or a file is missing.
         OrchestraError: The application has failed to start.
     """
-    if not is_target(served.target):
+    if not application.is_target(served.target):
         raise ConfigError(f"{served.target!r} is not an application", hint='Name one as "module:attribute".')
     current_folder()  # modules are looked for in it
     _with_files(_nothing, served)
@@ -150,12 +148,9 @@ def serve_on(
     logs: bool = True,
 ) -> None:
     """Serve an application on bound sockets until a signal ends it; `OrchestraError` if it fails to start."""
-    config = Config()
-    config.bind = [f"fd://{os.dup(each.fileno())}" for each in sockets]  # it closes them
-    config.graceful_timeout = grace
+    # Hypercorn closes them.
+    config = application.set_up([f"fd://{os.dup(each.fileno())}" for each in sockets], grace)
     config.accesslog = "-" if logs else None
-    config.logger_class = _Log
-    config.include_server_header = False
     is_ending = _end_by_signal(grace)
     try:
         _run(app, config, worker_class, is_ending)
@@ -164,14 +159,6 @@ def serve_on(
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise OrchestraError(f"the application did not start: {error}") from error
-
-
-class _Log(Logger):
-    """Logs paths as they are sent: a client could end the line with a decoded one, and begin another."""
-
-    def atoms(self, request: Any, response: Any, request_time: float) -> Mapping[str, str]:
-        shown: Any = {**request, "path": quote(request["path"], safe="/:@!$&'()*+,;=~")}
-        return super().atoms(shown, response, request_time)
 
 
 def _end_by_signal(grace: float) -> threading.Event:
@@ -216,27 +203,14 @@ def _run(app: App, config: Config, worker_class: WorkerClass, is_ending: threadi
 
     from hypercorn.asyncio import serve as serve_on_asyncio  # noqa: PLC0415
 
-    factory = None
-    if worker_class == "uvloop":
-        factory = import_module("uvloop").new_event_loop
+    factory = import_module("uvloop").new_event_loop if worker_class == "uvloop" else None
 
     def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # Connections that are cut off at the end are expected.
         if not is_ending.is_set():
             loop.default_exception_handler(context)
 
-    class Loop(asyncio.SelectorEventLoop):
-        """Ends in time: Hypercorn waits for a server first, which takes for ever from Python 3.12.1 on.
-
-        That is its issue 308.
-        """
-
-        async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
-            server = await super().create_server(*args, **options)
-            server.wait_closed = _nothing  # type: ignore[method-assign]
-            return server
-
-    with asyncio.Runner(loop_factory=factory or Loop) as runner:
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.get_loop().set_exception_handler(report)
         runner.run(serve_on_asyncio(framework, config, shutdown_trigger=partial(ended, asyncio.sleep)))
 
@@ -295,12 +269,12 @@ def _load(served: Served) -> App:
     """Find the application, or `ConfigError`; `OrchestraError` if its import fails, which was shown."""
     gc.disable()  # as in `child/application`
     try:
-        found = find(served.target)
-    except WrongSetting as exc:
+        found = application.find(served.target)
+    except application.WrongSetting as exc:
         raise ConfigError(f"{served.target}: {exc}") from exc
     except Exception as exc:
         trace = exc.__traceback__
-        show(exc.with_traceback(trace and trace.tb_next))
+        application.show(exc.with_traceback(trace and trace.tb_next))
         raise OrchestraError("") from exc
     gc.freeze()
     gc.enable()
@@ -321,11 +295,11 @@ def _with_files(app: App, served: Served) -> App:
 
 def as_asgi(app: Any, worker_class: WorkerClass = "asyncio") -> App:
     """Return an application as an ASGI one, if it is a WSGI one."""
-    if kind_of(app) == "asgi":
+    if application.kind_of(app) == "asgi":
         asgi: App = app
         return asgi
     make = TrioWSGIMiddleware if worker_class == "trio" else AsyncioWSGIMiddleware
-    made: Any = make(never_empty(app), Config.wsgi_max_body_size)
+    made: Any = make(application.never_empty(app), Config.wsgi_max_body_size)
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":

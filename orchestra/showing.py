@@ -86,7 +86,7 @@ async def _replay(path: str, speed: float) -> int:
     if first is None:
         raise ConfigError("this is no recording", path=path, hint="It has no line.")
     model = Model()
-    controls, player = Controls(model, is_guest=True), Player(model, speed=speed)
+    controls, player = Controls(model, shown="a recording"), Player(model, speed=speed)
 
     async def obey(_: Order) -> None:
         await trio.lowlevel.checkpoint()
@@ -111,22 +111,22 @@ async def show(
 
     `play` feeds the model, and gets a function that ends this; `obey` carries out an order on the run.
     """
-    code = 0
+    code, leaving = 0, trio.Event()  # keys are read before there is a block to cancel
 
-    async def end_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async def end_at_signal(signals: AsyncIterator[int]) -> None:
         nonlocal code
         async for number in signals:
             code = 128 + number
-            scope.cancel()
+            leaving.set()
 
     # It restores the terminal if that accepts nothing at the end, or if we are killed.
     async with guarded(secrets.token_hex()) as guard:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             how = partial(on_screen, has_mouse=has_mouse, environ=os.environ, clock=clock)
-            async with how(controls, obey, on_taken=guard.on_screen) as nursery:
-                nursery.start_soon(end_at_signal, signals, nursery.cancel_scope)
-                await play(nursery.cancel_scope.cancel)
-                await trio.sleep_forever()
+            async with how(controls, obey, leaving.set, on_taken=guard.on_screen) as nursery:
+                nursery.start_soon(end_at_signal, signals)
+                nursery.start_soon(play, leaving.set)
+                await leaving.wait()
     return code
 
 
@@ -139,7 +139,7 @@ def attach(run: RunningRun) -> int:
 
 async def _attach(run: RunningRun) -> int:
     settings, model = run.state.dashboard, Model()
-    controls = Controls(model, settings.keys, is_guest=True)
+    controls = Controls(model, settings.keys, shown="another run")
 
     def apply(events: Sequence[Event]) -> None:
         for event in events:

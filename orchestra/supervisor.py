@@ -269,7 +269,7 @@ class Supervisor:
         if order.do == "down":
             self.end(reason="asked to")
             return 0
-        return self.reload() if order.do == "reload" else await self._current.obey(order)
+        return self.reload() if order.do == "reload" else await self._current.obey(order.do, order)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to the group of a process, if it runs."""
@@ -360,8 +360,7 @@ class Supervisor:
             self._bus.notice(code, note.text, level=note.level, hint=note.hint)
 
     def _conclude(self) -> None:
-        exit_code, reason = _result(self.plan, self._run)
-        exit_code, reason = exit_code if self._exit_code is None else self._exit_code, self._reason or reason
+        exit_code, reason = _result(self.plan, self._run, self._exit_code, self._reason)
         duration = trio.current_time() - self._started_at
         self.ended = self._bus.emit(RunEnded(exit_code=exit_code, reason=reason, duration=duration))
 
@@ -396,10 +395,13 @@ async def _events(bus: Bus, news: ParkingLot, stopped: trio.Event, limit: int) -
         unsubscribe()
 
 
-def _result(plan: Plan, run: Run) -> tuple[int, str]:
+def _result(plan: Plan, run: Run, asked: int | None, why: str) -> tuple[int, str]:
     exit_code, reason = run_result(plan.exit_on, run.ended)
+    exit_code = exit_code if asked is None else asked
+    if not exit_code and run.delivery.has_lost:  # as with standard output
+        return ConfigError.exit_code, "a log file could not be written to"
     awaited = [each for each in run.workers.values() if not each.life.is_at_rest]
-    return exit_code, reason or ("all completed" if len(run.ended) >= len(awaited) else "cancelled")
+    return exit_code, why or reason or ("all completed" if len(run.ended) >= len(awaited) else "cancelled")
 
 
 def _opening_notes(plan: Plan, url: str | None, port: int) -> Iterator[tuple[str, Note]]:

@@ -163,6 +163,8 @@ class _View:
     async def obey(self, order: Order) -> int:
         if order.text == "refused":
             raise OrchestraError("the run is ending")
+        if order.text.startswith("after "):
+            await trio.sleep(float(order.text.removeprefix("after ")))
         self.orders.append(order)
         return len(order.processes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec.structs import replace
 
-from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.controls import Controls, Shown
 from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.screen import Renderer
@@ -92,10 +92,16 @@ def model_of(*events: Event) -> Model:
 
 
 def picture(
-    model: Model, *keys: str, now: float = 0.0, width: int = 80, height: int = 24, environ: Any = None
+    model: Model,
+    *keys: str,
+    now: float = 0.0,
+    width: int = 80,
+    height: int = 24,
+    environ: Any = None,
+    shown: Shown = "this run",
 ) -> list[str]:
     """Draw a model without colours after some keys were pressed; spaces at the ends of lines are left out."""
-    controls = Controls(model)
+    controls = Controls(model, shown=shown)
     controls.see(now)
     for key in keys:
         controls.press(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import pytest
 
 from orchestra.child import application
 from orchestra.child.application import is_target, kind_of, never_empty
-from tests.kit import called, free_port
+from tests.asgi_kit import served
+from tests.kit import PATIENCE, called, free_port, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,6 +156,46 @@ def test_a_broken_program_is_told_by_python(tmp_path: Path, target: str, text: s
     assert first == "Traceback (most recent call last):"
     assert frame.startswith('  File "wrong.py", line ')
     assert end == last
+
+
+# From Python 3.12.1 on, a server that was closed is waited for while it has a connection.
+STREAM = """
+import asyncio
+
+
+async def wait_closed(server):
+    await asyncio.sleep(1000)
+
+
+asyncio.Server.wait_closed = wait_closed
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while scope["path"] == "/endless":
+            await send({"type": "http.response.body", "body": b"more\\n", "more_body": True})
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b""})
+"""
+
+
+@pytest.mark.real
+def test_an_answer_without_an_end_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(STREAM)
+    port = free_port()
+    command = [sys.executable, application.__file__, PLACE, "--bind", f"127.0.0.1:{port}", "endless:app"]
+    with served(command, port, cwd=tmp_path) as process:
+        get(f"http://127.0.0.1:{port}/%0Abegins")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.request("GET", "/endless")
+        answer = connection.getresponse()
+        assert answer.readline() == b"more\n"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        connection.close()
+        assert process.stdout is not None
+        assert "GET /%0Abegins" in process.stdout.read()  # no line of its own
 
 
 @pytest.mark.real

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ async def test_missing_folders_are_made(tmp_path: Path) -> None:
     await log.write(["hello"])
     log.close()
     assert (tmp_path / "logs" / "deep" / "web.log").exists()
+
+
+async def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "logs" / "web.log", max_bytes=1000, backups=2)
+    await log.write(["one"])
+    shutil.rmtree(tmp_path / "logs")
+    await log.write(["two"])
+    log.close()
+    assert (tmp_path / "logs" / "web.log").read_text() == "two\n"
 
 
 @linux_only

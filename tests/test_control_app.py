@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from orchestra import ProcessPlan
+from orchestra.config import files
 from orchestra.control import app as control_app, worker
 from orchestra.control.app import MAX_READERS
 from orchestra.control.local import Order
@@ -164,6 +165,18 @@ async def test_programs_of_this_user_give_orders(order: object, status: int, tmp
         assert answer.status == status
         assert (await stage.ask("order", method="POST", body=body, headers=OWN_PAGE)).status == 404
         assert stage.orders == ([msgspec.convert(order, Order)] if status == 200 else [])
+
+
+@pytest.mark.ceiling(1000)
+async def test_an_order_may_wait_for_a_pipe(
+    clock_to_put_forward: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    """It has files read again, and one of them may be the pipe of a password manager."""
+    async with controlled(tmp_path) as stage, trio.open_nursery() as nursery:
+        nursery.start_soon(pass_time, clock_to_put_forward, files._PIPE_TIMEOUT / 10)
+        body = json.dumps({"do": "down", "text": f"after {files._PIPE_TIMEOUT + 1}"}).encode()
+        assert (await stage.ask("order", door="local", method="POST", body=body)).status == 200
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_run_that_nothing_shows_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 
 from orchestra.config.keys import ACTIONS
-from orchestra.dashboard.controls import Controls
+from orchestra.dashboard.controls import Controls, Shown
 from orchestra.dashboard.frame import frame
 from orchestra.dashboard.model import Model
 from orchestra.dashboard.view import draw, layout, summary
@@ -490,6 +490,16 @@ def test_a_prompt_is_pointed_out_while_it_stands() -> None:
     assert "i input" in picture(model, now=2.0)[-1]
     model.apply(line("(Pdb) c", "api"))
     assert waits not in picture(model, now=2.0)
+
+
+@pytest.mark.parametrize(("shown", "left"), [("another run", True), ("a recording", False)])
+def test_of_a_recording_no_key_acts_on_the_run(shown: Shown, *, left: bool) -> None:
+    wanted = InputWanted(time=moment(1.0), process="api", prompt="(Pdb)")
+    model = model_of(begun("(Pdb) ", "api"), wanted, change(State.FAILED))
+    lines = picture(model, now=2.0, width=200, shown=shown)
+    assert [f" {key} " in lines[-1] for key in ("restart", "start", "retry", "input")] == [left] * 4
+    assert [word in lines[-1] for word in ("q leave", "search", "filter")] == [True] * 3
+    assert any("waits for input" in each for each in lines) is left
 
 
 def test_a_warning_stays_above_the_keys_for_a_while() -> None:

@@ -21,7 +21,7 @@ from orchestra.config.plan import FromProcess
 from orchestra.config.written import Target
 from orchestra.planning import load
 from tests.asgi_kit import served
-from tests.kit import COMMAND, PATIENCE, ROOT, called, free_port, get, orchestra
+from tests.kit import COMMAND, PATIENCE, ROOT, base_port, called, free_port, get, orchestra
 from tests.project_kit import frontend
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _use(url: str) -> None:
     """Use the application and its page through the one address."""
     page = get(f"{url}/", headers={"Accept": "text/html"})
-    assert "/@vite/client" in page.text
+    assert "/@vite/client" in page.text, page.text
     assert "document.querySelector" in get(f"{url}/src/main.js").text
     assert get(f"{url}/api/health").text == '{"status":"ok"}'
     assert get(f"{url}/api/none").status == 404
@@ -121,7 +121,8 @@ def test_fastwares_documented_project_runs(project: Path, fastware: Path) -> Non
     """A saved file restarts the application."""
     port = free_port()
     (project / "dev.py").write_text(DEV.replace("8000", str(port)))
-    env = {"PYTHONPATH": f"{fastware}{os.pathsep}{ROOT}"}
+    # Another test that starts in this moment would have the same ports.
+    env = {"PYTHONPATH": f"{fastware}{os.pathsep}{ROOT}", "PORT": str(base_port())}
     with served([sys.executable, "dev.py"], port, cwd=project, env=env) as process:
         url = f"http://127.0.0.1:{port}"
         _use(url)

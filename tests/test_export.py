@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROCFILE = """vite: cd frontend && npx vite
 web: printf %s "$MODE" > mode.$PORT; exec python3 -m http.server --bind 127.0.0.1 $PORT
 db: python3 -m http.server --bind 127.0.0.1 $PORT
-migrate: test ${#PASSWORD} = 11 && echo "100% of $(basename "$PWD") ; done" # over
+migrate: test ${#PASSWORD} = 11 && echo "100% of $(basename "$PWD"), $PLACE %(here)s ; done" # over
 worker: cd frontend && sleep 1000
 mailer: sleep 1000
 """
@@ -47,6 +47,9 @@ restart_unhealthy = true
 [process.db]
 ready = "http:/frontend/"
 restart = "always"
+
+[process.migrate]
+env = { PLACE = "%(here)s" }
 
 [process.worker]
 ready = "log:ready"
@@ -281,7 +284,7 @@ def test_supervisord_runs_it(project: Path, stack: ExitStack) -> None:
         assert states.pop("Our-shop:Our-shop-mailer") == "STOPPED"
         assert len(states) == 4
         assert set(states.values()) <= {"RUNNING", "STARTING"}
-        assert ask("tail", "Our-shop:Our-shop-migrate") == "100% of Our shop ; done\n\n"
+        assert ask("tail", "Our-shop:Our-shop-migrate") == "100% of Our shop, %(here)s %(here)s ; done\n\n"
         assert (project / f"mode.{base + 100}").read_text() == MODE
         ask("shutdown")
         assert daemon.wait(PATIENCE) == 0

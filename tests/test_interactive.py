@@ -101,7 +101,7 @@ async def test_the_browser_is_opened(
     async with operating() as stage:
         stage.operator.perform(Act("open", text=url))
         if not url:
-            assert await stage.said() == "this run has no address to open"
+            assert await stage.said() == "this run has no address"
         elif code:
             assert await stage.said() == f"no browser could be opened: {url}"
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -88,6 +89,14 @@ async def test_a_restart_is_served_by_the_spare(tmp_path: Path, mode: str) -> No
                 # With an overlap it is there a moment longer, and looks like a spare.
                 while any(each.pid == old for each in marked(supervisor._run.id)):  # noqa: ASYNC110 - nothing tells of it
                     await trio.sleep(0.05)
+
+
+async def test_a_spare_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (supervisor, recorder):
+        os.kill(await spare_of(supervisor), signal.SIGSTOP)
+        await supervisor.restart("api")
+        with trio.fail_after(PATIENCE):
+            await recorder.until_state("api", State.READY, restarts=1)
 
 
 async def test_a_mended_program_is_served_by_the_spare(tmp_path: Path) -> None:

@@ -167,3 +167,6 @@ def test_a_run_is_recorded_and_shown_again(tmp_path: Path) -> None:
         assert terminal.wait() == 0
         assert terminal.is_restored()
         assert "a  failed  exit code 3" in terminal.text
+    with Terminal(*COMMAND, "replay", "run.jsonl", cwd=tmp_path) as terminal:
+        terminal.send("q")  # typed ahead: it is read before the first picture is drawn
+        assert terminal.wait() == 0

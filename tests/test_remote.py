@@ -106,13 +106,35 @@ def test_a_table_that_is_watched_on_a_terminal_changes(run: Run, project: Path) 
         assert second.wait() == 130
 
 
-def test_the_one_address_is_opened_in_the_browser(looked_at: Run, tmp_path: Path) -> None:
-    browser, project = tmp_path / "browser", looked_at.folder
-    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
-    browser.chmod(0o755)
-    env = {"BROWSER": f"{browser} %s"}
-    assert orchestra("open", cwd=project, env=env)[:2] == (0, f"{looked_at.url}\n")
-    assert (project / "opened").read_text() == f"{looked_at.url}\n"
+@pytest.mark.parametrize("by", ["the system", "python", "nothing"])
+def test_the_one_address_is_opened_in_the_browser(by: str, looked_at: Run, tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    for name in ("xdg-open", "open", "browser"):
+        fails = by == "nothing" or (by == "python" and name != "browser")
+        (tmp_path / name).write_text("#!/bin/sh\nexit 3\n" if fails else f'#!/bin/sh\necho "$1" >{opened}\n')
+        (tmp_path / name).chmod(0o755)
+    env = {"BROWSER": f"{tmp_path}/browser %s", "PATH": f"{tmp_path}:{os.environ['PATH']}", "DISPLAY": ""}
+    done = orchestra("open", cwd=looked_at.folder, env=env)
+    if by == "nothing":
+        assert done == (2, "", f"error: no browser could be opened: {looked_at.url}\n")
+        return
+    assert done == (0, f"{looked_at.url}\n", "")
+    assert opened.read_text() == f"{looked_at.url}\n"
+
+
+def test_on_a_terminal_ps_cuts_a_long_reason(tmp_path: Path) -> None:
+    command = "/none/" + "x" * 100
+    (tmp_path / "Procfile").write_text(f"a: {command}\nb: sleep 1000\n")
+    (tmp_path / "orchestra.toml").write_text('[run]\nexit_on = "b"\n[process.a]\nrestart = "never"\n')
+    with Run("--no-proxy", cwd=tmp_path) as run:
+        run.state("a", "failed")
+        (row,) = (each for each in orchestra("ps", cwd=tmp_path)[1].splitlines() if each.startswith("a "))
+        assert row.endswith(str(states(tmp_path)["a"]["reason"]))
+        for columns in (80, len(row)):
+            with Terminal(*COMMAND, "ps", cwd=tmp_path, columns=columns) as terminal:
+                assert terminal.wait() == 0
+                shown = row if columns == len(row) else f"{row[:79]}…"
+                assert shown in terminal.text.splitlines()
 
 
 def test_wait_names_what_was_not_ready_in_time(tmp_path: Path) -> None:

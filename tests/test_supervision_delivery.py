@@ -32,11 +32,13 @@ async def test_lines_are_in_the_log_file_when_they_are_published(tmp_path: Path)
 
 
 @linux_only
-async def test_a_log_file_that_breaks_is_said_once_and_costs_nothing_else() -> None:
+async def test_a_log_file_that_breaks_is_said_once_and_is_exit_status_2() -> None:
     world = World()
     world.programs["talks"] = talks
     plan = waiting("a", command="talks", log_file=Path("/dev/full"))
-    async with supervised(world, plan) as (_, recorder):
+    async with supervised(world, plan) as (supervisor, recorder):
         await recorder.until_line("three")
+    assert supervisor.ended is not None
+    assert (supervisor.ended.exit_code, supervisor.ended.reason) == (2, "a log file could not be written to")
     assert recorder.notices() == ["log-broken"]
     assert recorder.output("a") == ["one", "two", "three"]

@@ -180,12 +180,8 @@ def serve(application: Any, bind: str, control: socket.socket | None) -> None:
     import asyncio  # noqa: PLC0415 - the project is imported first: a broken one is told the sooner
 
     from hypercorn.asyncio import serve as hypercorn  # noqa: PLC0415
-    from hypercorn.config import Config  # noqa: PLC0415
 
-    config = Config()
-    config.bind = [os.path.expandvars(bind)]
-    config.accesslog = "-"
-    config.graceful_timeout = GRACE
+    config = set_up([os.path.expandvars(bind)], GRACE)
     kind = kind_of(application)
     gc.freeze()
     gc.enable()
@@ -198,6 +194,34 @@ def serve(application: Any, bind: str, control: socket.socket | None) -> None:
     asyncio.run(run())
     # At exit, the garbage of a large program is collected several times: up to 0.3 s.
     gc.freeze()
+
+
+def set_up(bind: list[str], grace: float) -> Any:
+    """Make Hypercorn's settings, and let it end in time: requests in flight have `grace` seconds then."""
+    import asyncio  # noqa: PLC0415 - as above
+    from urllib.parse import quote  # noqa: PLC0415
+
+    from hypercorn.config import Config  # noqa: PLC0415
+    from hypercorn.logging import Logger  # noqa: PLC0415
+
+    class Log(Logger):
+        """Logs paths as they are sent: a client could end the line with a decoded one, and begin another."""
+
+        def atoms(self, request: Any, response: Any, request_time: float) -> Any:
+            shown: Any = {**request, "path": quote(request["path"], safe="/:@!$&'()*+,;=~")}
+            return super().atoms(shown, response, request_time)
+
+    async def wait_closed(server: asyncio.Server, wait: Any = asyncio.Server.wait_closed) -> None:
+        if server.is_serving():
+            await wait(server)
+
+    # Hypercorn waits for a closed server before the grace period begins: from Python 3.12.1 on, until the
+    # last answer ends (its issue 308).
+    asyncio.Server.wait_closed = wait_closed  # type: ignore[method-assign, assignment]
+    config = Config()
+    config.bind, config.graceful_timeout, config.accesslog = bind, grace, "-"
+    config.logger_class, config.include_server_header = Log, False
+    return config
 
 
 def never_empty(application: Any) -> Callable[..., Iterator[bytes]]:

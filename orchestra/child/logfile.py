@@ -82,6 +82,8 @@ class LogFile:
         file.flush()
 
     def _open(self) -> BufferedWriter:
+        if not self._path.exists():
+            self.close()  # it was removed, or its folder: what follows would be lost
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.fdopen(_opened(self._path, self._mode), "ab")

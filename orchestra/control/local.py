@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import ProcessPlan
 
-__all__ = ["Order", "Place", "RunState", "Verb"]
+__all__ = ["Order", "Place", "ProcessVerb", "RunState", "Verb"]
 
-Verb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send", "reload", "down"]
+ProcessVerb: TypeAlias = Literal["start", "stop", "restart", "kill", "signal", "send"]
+Verb: TypeAlias = ProcessVerb | Literal["reload", "down"]
 
 
 class RunState(Struct, frozen=True, kw_only=True):

@@ -38,8 +38,8 @@ __all__ = ["Worker"]
 
 # Seconds for the peer to read a send: the proxy and every browser do so at once.
 SEND_LIMIT = 10.0
-# Seconds for a request that is not a stream.
-REQUEST_LIMIT = 10.0
+# Seconds for a request that is not a stream: an order may wait 10 for a pipe in place of an env file.
+REQUEST_LIMIT = 20.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0

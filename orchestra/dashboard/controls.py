@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orchestra.config.keys import bindings
 from orchestra.control.local import Order
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestra.dashboard.model import Model
     from orchestra.dashboard.requests import RequestRow, Requests
 
-__all__ = ["PERFORM", "Act", "Controls", "Look", "Mode", "scroll", "type_key", "type_text"]
+__all__ = ["PERFORM", "Act", "Controls", "Look", "Mode", "Shown", "scroll", "type_key", "type_text"]
 
 
 class Mode(Enum):
@@ -91,6 +91,8 @@ class Act:
     text: str = ""
 
 
+Shown: TypeAlias = Literal["this run", "another run", "a recording"]
+
 _WHEEL_LINES = 3
 
 
@@ -99,7 +101,7 @@ class Controls:
 
     Attributes:
         bindings: Actions by key; some of `keys`, which has keys by action, may be wrong: `ValueError`.
-        is_guest: The run belongs to another process: `q` leaves it, and does not end it.
+        shown: `q` leaves another process's run, and does not end it; of a recording nothing runs.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
         before_input: The look before a process got the input.
@@ -112,14 +114,14 @@ class Controls:
     model: Model
 
     def __init__(
-        self, model: Model, keys: Mapping[str, str] | None = None, *, is_guest: bool = False
+        self, model: Model, keys: Mapping[str, str] | None = None, *, shown: Shown = "this run"
     ) -> None:
         self.look = self.before_input = Look()
         self.bindings = bindings(keys or {})
         self.page = 10
         self.now = 0.0
         self.model = model
-        self.is_guest = is_guest
+        self.shown = shown
 
     @property
     def gives_input(self) -> bool:
@@ -182,7 +184,6 @@ class Controls:
         self.model.log.hold(is_held=self.look.until is not None)
 
 
-_STOPPED = (State.STOPPED, State.COMPLETED, State.FAILED)
 # The most characters of a search.
 _LONGEST_TEXT = 200
 
@@ -366,7 +367,7 @@ def _filter(on: Controls, text: str) -> None:
 
 def _stop(on: Controls) -> Order | None:
     process = on.model.processes.get(on.look.selected)
-    is_down = process is not None and process.state in _STOPPED
+    is_down = process is not None and process.state.is_ended
     return _about_selected(on, "start" if is_down else "stop")
 
 

@@ -111,7 +111,7 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
         details=_details(model, look, rows),
         error=errors[-1] if errors else None,
         other_errors=max(len(errors) - 1, 0),
-        message=_message(model, look, now),
+        message=_message(controls, now),
         keys=tuple(_keys(controls, has_errors=bool(errors))),
     )
 
@@ -183,8 +183,9 @@ def _details(model: Model, look: Look, rows: list[RequestRow]) -> Details | None
     return None if row is None else Details(row, model.requests.heads.get(row.of.id))
 
 
-def _message(model: Model, look: Look, now: float) -> Message | None:
+def _message(controls: Controls, now: float) -> Message | None:
     """Choose the line above the keys: what the user does now, then what needs attention."""
+    look, model = controls.look, controls.model
     asking = [each for each in model.asking() if each.prompt and now - each.prompt.at >= _PROMPT_SECONDS]
     notice = model.warning
     match look.mode:
@@ -198,7 +199,7 @@ def _message(model: Model, look: Look, now: float) -> Message | None:
             pass
     if look.message:
         return Message(look.message)
-    if asking and (prompt := asking[-1].prompt) is not None:
+    if asking and controls.shown != "a recording" and (prompt := asking[-1].prompt) is not None:
         return Message(f"{asking[-1].name} waits for input at {prompt.prompt!r}: press i", "warning")
     if notice is not None and now - notice.at < _NOTICE_SECONDS:
         return Message(sentence(notice), notice.level)
@@ -216,7 +217,7 @@ def _keys(controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
     if look.mode is Mode.HELP:
         return [("escape", "back")]
     failed = any(each.state is State.FAILED for each in model.processes.values())
-    ended = model.ended is not None
+    ended = model.ended is not None or controls.shown == "a recording"
     actions: list[tuple[str, str, bool]]
     if look.on_requests:
         actions = [
@@ -230,13 +231,13 @@ def _keys(controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
         ]
     else:
         selected = model.processes.get(look.selected)
-        down = selected is not None and selected.state in (State.FAILED, State.STOPPED, State.COMPLETED)
+        down = selected is not None and selected.state.is_ended
         actions = [
             ("full", "panes", look.is_full),
             ("retry", "retry", failed and not ended),
             ("restart", "restart", bool(selected) and not ended),
             ("stop", "start" if down else "stop", bool(selected) and not ended),
-            ("input", "input", bool(model.asking())),
+            ("input", "input", bool(model.asking()) and not ended),
             ("only", "all" if look.wanted.process else "only this", True),
             ("requests", "requests", model.url is not None),
             ("next", "next", bool(look.search)),
@@ -246,5 +247,5 @@ def _keys(controls: Controls, *, has_errors: bool) -> list[tuple[str, str]]:
             ("filter", "filter", True),
         ]
     actions += [("dismiss", "dismiss", has_errors or bool(model.hints.found))]
-    always = [("help", "help", True), ("quit", "leave" if controls.is_guest else "quit", True)]
+    always = [("help", "help", True), ("quit", "quit" if controls.shown == "this run" else "leave", True)]
     return [(controls.key_of(action), word) for action, word, does in (*always, *actions) if does]

@@ -29,7 +29,7 @@ __all__ = ["supervisord", "systemd"]
 # Seconds between two probes.
 _PAUSE = "0.5"
 # Characters that can stand between two double quotes in supervisord's `environment`.
-_SIMPLE = re.compile(r"""(?:(?!\s[;#])[^"'\\\n])*""")
+_SIMPLE = re.compile(r"""(?:(?!\s[;#]|%\(here\)s)[^"'\\\n])*""")
 
 
 def _exports(variables: Mapping[str, str]) -> list[str]:
@@ -240,4 +240,5 @@ def _program(
 
 def _escaped(text: str) -> str:
     """Escape a quoted value for supervisord: no expansion, no comment within, no end of line."""
-    return re.sub(r"(?<=\s)([;#])", r"''\1", _percent(text)).replace("\n", "\n  ")
+    # supervisord replaces %(here)s first, even after a second %.
+    return re.sub(r"(?<=\s)(?=[;#])|(?<=%)(?=\(here\)s)", "''", _percent(text)).replace("\n", "\n  ")

@@ -46,6 +46,7 @@ class Delivery:
     """Passes lines to the sinks, which are awaited, then to the bus."""
 
     def __init__(self, bus: Bus, sinks: Iterable[Sink]) -> None:
+        self.has_lost = False  # what a log file should have
         self._bus = bus
         self._sinks = tuple(sinks)
         self._is_ending = False
@@ -142,6 +143,7 @@ class ProcessOutput:
         try:
             await self._logfile.write(lines)
         except OSError as exc:
+            self._delivery.has_lost = True
             text = f"its log file is not written any more: {exc.filename}: {exc.strerror}"
             self._bus.notice("log-broken", text, process=self._name)
 

@@ -160,6 +160,7 @@ class Interpreter(Stoppable):
                 self._on_output = on_output
                 self._ordered.set()
                 on_spawn(self.child)
+                self.child.signal(signal.SIGCONT)  # it may have been stopped, and would never serve
                 await self._send({name: env[name] for name in PORT_VARIABLES if name in env})
             await self.ended.wait()
         finally:
