@@ -171,6 +171,17 @@ def test_the_target_of_a_link_is_watched(folder: Folder) -> None:
     assert folder.named(folder.files.look_at({str(target)}) or {}) == [".env"]
 
 
+def test_links_may_lead_to_one_folder(folder: Folder) -> None:
+    names = ["a.py", "b.py"]
+    for name in names:
+        folder.write(f"../shared/{name}")
+        (folder.root / name).symlink_to(folder.root.parent / "shared" / name)
+    folder.begin()
+    for name in names:
+        folder.write(f"../shared/{name}", "A=2")
+        assert folder.touched(str(folder.root.parent / "shared" / name)) == [name]
+
+
 def test_the_target_of_a_new_link_is_watched(folder: Folder) -> None:
     target = str(folder.root.parent / "shared" / "lib.py")
     folder.write("../shared/lib.py")

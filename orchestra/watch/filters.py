@@ -268,7 +268,7 @@ def _entries(folder: str) -> tuple[set[str], list[tuple[str, bool, bool]]]:
 
 def _follow_link(path: str, walk: Walk) -> None:
     target = os.path.realpath(path)
-    if os.path.exists(target) and os.path.dirname(target) not in walk.folders:
+    if os.path.exists(target):
         walk.folders.add(os.path.dirname(target))
         walk.linked[target] = path
 
