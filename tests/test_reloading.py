@@ -151,11 +151,12 @@ async def test_code_restarts_its_process_and_no_other(autojump_clock: object, wo
 async def test_only_bytecode_of_what_has_changed_is_removed(
     autojump_clock: object, world: World, tmp_path: Path, prefix: str
 ) -> None:
-    """The names are those of PEP 3147 and PEP 488; ``PYTHONPYCACHEPREFIX`` puts them elsewhere."""
+    """The names are those of PEP 3147, PEP 488 and pytest; ``PYTHONPYCACHEPREFIX`` puts them elsewhere."""
     env = {"PORT": "5000", **({"PYTHONPYCACHEPREFIX": str(tmp_path / prefix)} if prefix else {})}
     folder = tmp_path / prefix / tmp_path.relative_to("/") if prefix else tmp_path / "__pycache__"
     folder.mkdir(parents=True)
-    stale = ["[a].cpython-311.pyc", "[a].cpython-311.opt-1.pyc", "[a].pypy310.pyc"]
+    tags = ("cpython-311", "cpython-311.opt-1", "pypy310", "cpython-311-pytest-9.2.0")
+    stale = [f"[a].{tag}.pyc" for tag in tags]
     others = [
         "[a].b.cpython-311.opt-1.pyc",
         "[a].b.cpython-311.pyc",

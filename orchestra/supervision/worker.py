@@ -303,7 +303,7 @@ def _forget_bytecode(sources: Iterable[Path], *, prefix: str | None) -> None:
     """
     for source in sources:
         folder = Path(prefix, *source.parent.parts[1:]) if prefix else source.parent / "__pycache__"
-        pattern = re.compile(rf"{re.escape(source.stem)}\.[^.]+(\.opt-\w+)?\.pyc")
+        pattern = re.compile(rf"{re.escape(source.stem)}\.[^.]+(\.opt-\w+|-pytest-[\w.]+)?\.pyc")
         with contextlib.suppress(OSError):
             for cached in folder.iterdir():
                 if pattern.fullmatch(cached.name):
