@@ -234,7 +234,7 @@ class ClientConnection(_Connection):
             if not self.unread:
                 self.body = NO_BODY
             elif is_obviously_no_request(self.unread):
-                raise BadMessage("this is not an HTTP request; is it meant for https?")
+                raise BadMessage("this is not an HTTP request; perhaps it is meant for https")
             return None
         if raw.startswith(b"\r\n") and not self._has_skipped:
             raw = raw[2:]
