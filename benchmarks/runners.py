@@ -231,7 +231,9 @@ def memory(options: Options) -> Report:
         for count in (2, 10):
             with _run(name, [_SLEEP] * count) as (started, _):
                 _await_all(started, count)
-                time.sleep(1)
+                time.sleep(
+                    options.pick(5.0, 1.0)
+                )  # until its files are watched, and all are looked at rarely
                 figures[f"MiB with {count}"] = _own_memory(started)
                 before = started.cpu()
                 seconds = options.pick(5.0, 1.0)

@@ -16,7 +16,7 @@ import trio
 
 from orchestra.watch import changes
 from orchestra.watch.changes import batches, watch
-from orchestra.watch.interest import Kind, rules
+from orchestra.watch.interest import RUN, Kind, rules
 from tests.kit import PATIENCE
 
 if TYPE_CHECKING:
@@ -157,6 +157,23 @@ def test_a_silent_file_system_is_looked_at_again_and_again(
     found = told(tmp_path.resolve(), Touches(tmp_path))
     next(found)
     assert "WATCHFILES_FORCE_POLLING" in next(found).warning[0]
+
+
+def test_files_of_the_plan_alone_are_looked_at_without_a_watcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no want of anything, so there is no warning."""
+    monkeypatch.setattr(changes, "_POLL_PAUSE", 0.01)
+    root, stop = tmp_path.resolve(), threading.Event()
+    found = batches(
+        {RUN: interest(root, "Procfile")["api"]}, since=time.time(), stop=stop, notify=Touches(root)
+    )
+    assert next(found).changes == {}
+    (root / "Procfile").write_text("api: true\n")
+    [changed] = next(found).changes[RUN].files
+    assert changed.path == root / "Procfile"
+    stop.set()
+    assert next(found, None) is None
 
 
 def test_a_pattern_that_is_none_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ reported at once, so that slow preparations can begin; the changes are reported 
 for 50 ms, and 500 ms after the first touch at the latest. The folders of a watcher cannot be changed: when
 folders come or go it is started again, and all files are checked for changes that it may have missed. Where
 the system reports nothing (network file systems, Windows folders under WSL) or has no room for more watches,
-files are checked each second.
+files are checked each second. So are those of the plan if there are no others: watchfiles would take 3 MiB
+for them, and its looks for touches most of the CPU time of an idle run.
 
 All of that blocks, in one thread. It is `watchfiles.watch`, not `awatch`: it is ended by an event that it
 checks each 20 ms, so nothing has to be cancelled (`awatch` took seconds for that under trio).
@@ -24,6 +25,7 @@ import trio
 from msgspec import Struct
 
 from orchestra.watch.files import Files
+from orchestra.watch.interest import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set as AbstractSet
@@ -126,13 +128,14 @@ def batches(
     if files.walk.is_cut:
         text = f"not all files are watched: there are more than {len(files.folders)} folders"
         yield Batch(warning=(text, "Leave folders out: ignore = [...], or .gitignore."))
-    if system := _silent_system(files.folders):
-        why = f"{system} does not tell of changes"
-    else:
-        why = yield from _notified(files, stop, notify)
-    if stop.is_set():
-        return
-    yield Batch(warning=(f"files are looked at each second: {why}", "A save is noticed a little later."))
+    if interests.keys() != {RUN}:
+        if system := _silent_system(files.folders):
+            why = f"{system} does not tell of changes"
+        else:
+            why = yield from _notified(files, stop, notify)
+        if stop.is_set():
+            return
+        yield Batch(warning=(f"files are looked at each second: {why}", "A save is noticed a little later."))
     while not stop.is_set():
         began = time.monotonic()
         if changes := files.look_again():
