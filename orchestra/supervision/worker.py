@@ -187,7 +187,7 @@ class Worker:
 
     def _carry_out(self, order: Order) -> None:
         nursery = self._run.nursery
-        if order in (Order.SPAWN, Order.HAND_OVER):
+        if self.changed and order in (Order.SPAWN, Order.HAND_OVER):
             env = self._run.environment(self.life.plan, self.life.plan.port)
             sources = [each for each in self.changed if each.suffix == ".py"]
             _forget_bytecode(sources, prefix=env.get("PYTHONPYCACHEPREFIX"))
