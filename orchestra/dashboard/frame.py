@@ -55,7 +55,7 @@ class Frame:
         begun: Unfinished lines, the newest last.
         log_note: The title of the log: how much is not shown.
         request_note: The title of the requests.
-        error: The newest that is neither cleared nor dismissed, and how many others there are.
+        errors: Those that are neither cleared nor dismissed, the newest last.
         keys: The keys that have an action now, the most important first, and the action.
     """
 
@@ -72,12 +72,10 @@ class Frame:
     log: tuple[Entry, ...]
     begun: tuple[OutputPaused, ...]
     log_note: str
-    has_requests: bool
     requests: tuple[RequestRow, ...]
     request_note: str
     details: Details | None
-    error: ErrorShown | None
-    other_errors: int
+    errors: tuple[ErrorShown, ...]
     message: Message | None
     keys: tuple[tuple[str, str], ...]
 
@@ -105,12 +103,10 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
         log=tuple(model.log.newest(look.wanted, height, until=look.until)),
         begun=tuple(begun),
         log_note=_log_note(model, look, missed),
-        has_requests=model.url is not None,
         requests=tuple(rows),
         request_note=_request_note(model, look),
         details=_details(model, look, rows),
-        error=errors[-1] if errors else None,
-        other_errors=max(len(errors) - 1, 0),
+        errors=tuple(errors),
         message=_message(controls, now),
         keys=tuple(_keys(controls, has_errors=bool(errors))),
     )
