@@ -12,14 +12,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from orchestra.dashboard.controls import Look, Mode
-from orchestra.dashboard.log import Wanted
+from orchestra.dashboard.log import Entry, Wanted
 from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
-from orchestra.events import ErrorShown, OutputPaused, RequestHeads, State
+from orchestra.events import ErrorShown, RequestHeads, State
 
 if TYPE_CHECKING:
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.log import Entry
     from orchestra.dashboard.model import Model, Overall, Process
 
 __all__ = ["Details", "Frame", "Message", "frame"]
@@ -52,7 +51,7 @@ class Frame:
 
     Attributes:
         counts: Texts in the header beside the state: ``2 held``.
-        begun: Unfinished lines, the newest last.
+        log: Unfinished lines come last.
         log_note: The title of the log: how much is not shown.
         request_note: The title of the requests.
         errors: Those that are neither cleared nor dismissed, the newest last.
@@ -70,7 +69,6 @@ class Frame:
     processes: tuple[Process, ...]
     colours: dict[str, int]
     log: tuple[Entry, ...]
-    begun: tuple[OutputPaused, ...]
     log_note: str
     requests: tuple[RequestRow, ...]
     request_note: str
@@ -87,7 +85,9 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
     rows = _rows(model, look, now, height)
     is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
     begun = [
-        each for each in model.paused.values() if is_followed and look.wanted.process in ("", each.process)
+        Entry(0, each)
+        for each in model.paused.values()
+        if is_followed and look.wanted.process in ("", each.process)
     ]
     return Frame(
         width=width,
@@ -100,8 +100,7 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
         counts=tuple(_counts(model)),
         processes=tuple(copy.copy(each) for each in model.processes.values()),
         colours={each.name: each.index for each in model.processes.values()},
-        log=tuple(model.log.newest(look.wanted, height, until=look.until)),
-        begun=tuple(begun),
+        log=(*model.log.newest(look.wanted, height, until=look.until), *begun),
         log_note=_log_note(model, look, missed),
         requests=tuple(rows),
         request_note=_request_note(model, look),

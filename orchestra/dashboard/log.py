@@ -21,6 +21,7 @@ from orchestra.events import (
     FilesChanged,
     Notice,
     OutputLine,
+    OutputPaused,
     PlanChanged,
     State,
     StateChanged,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Log", "LogEvent", "Wanted", "name_of", "text_of"]
 
-LogEvent: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
+LogEvent: TypeAlias = (
+    OutputLine | OutputPaused | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
+)
 
 # About 3 MB of usual lines, and an hour of a usual day.
 _LIMIT = 10_000
@@ -41,7 +44,7 @@ _ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed
 
 
 class Entry(NamedTuple):
-    """An entry and its number."""
+    """An entry and its number; 0 is that of a line that is not finished."""
 
     number: int
     event: LogEvent
@@ -156,16 +159,14 @@ def _is_error(event: LogEvent, in_traceback: set[str]) -> bool:
     match event:
         case OutputLine(process=name):
             text = without_colours(event.text)
-            if text.startswith("Traceback (most"):
-                in_traceback.discard(name)
-                return True
-            if _ERROR.search(text):
+            is_begin = text.startswith("Traceback (most")
+            is_error = not is_begin and _ERROR.search(text) is not None
+            is_inside = name in in_traceback and text.startswith((" ", "\t"))
+            if is_error:
                 in_traceback.add(name)
-                return True
-            if name in in_traceback and text.startswith((" ", "\t")):
-                return True
-            in_traceback.discard(name)
-            return False
+            elif not is_inside:
+                in_traceback.discard(name)
+            return is_begin or is_error or is_inside
         case Notice():
             return event.level != "info"
         case StateChanged():
