@@ -24,7 +24,9 @@ TYPE_CHECKING = False  # `typing` alone would cost the guardian a fifth of its m
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
+__all__ = [
+    "Entry", "Family", "contents", "environment", "find", "is_still_there", "read", "send", "take", "tree",
+]  # fmt: skip
 
 # Passes over /proc: a process that forks and exits repeatedly is seen in one of the first.
 _MAX_ROUNDS = 100
@@ -150,7 +152,7 @@ def read(pid: int) -> Entry | None:
     if sys.platform != "linux":
         return next(_ask_ps("-p", str(pid)), None)
     try:
-        stat = _contents(f"/proc/{pid}/stat")
+        stat = contents(f"/proc/{pid}/stat")
     except _GONE:
         return None
     # The command stands in parentheses and may itself contain them and blanks. After it, from the third field
@@ -171,7 +173,7 @@ def environment(pid: int) -> frozenset[bytes]:
     if sys.platform != "linux":
         return frozenset()
     try:
-        return frozenset(_contents(f"/proc/{pid}/environ").split(b"\0"))
+        return frozenset(contents(f"/proc/{pid}/environ").split(b"\0"))
     except _GONE:
         return frozenset()
 
@@ -218,8 +220,8 @@ def tree(entries: Iterable[Entry], leader: int) -> set[int]:
     return found
 
 
-def _contents(path: str) -> bytes:
-    # A file object would cost four times as much, for each process of the machine.
+def contents(path: str) -> bytes:
+    """Read a file below ``/proc``; a file object would cost four times as much, for each process."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return b"".join(iter(lambda: os.read(descriptor, 65536), b""))

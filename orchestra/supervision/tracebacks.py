@@ -76,16 +76,14 @@ class TracebackReader:
 
     Attributes:
         error: The last line of the last traceback, if no output has followed.
-        last: The last complete traceback, even if other output has followed.
     """
 
-    __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error", "last")
+    __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error")
 
     def __init__(self) -> None:
         self._is_open = self._is_chained = self._has_margin = False
         self._frames: list[Frame] = []
         self.error = ""
-        self.last: Failure | None = None
 
     def __repr__(self) -> str:
         return f"<TracebackReader: {self.error or 'none'}>"
@@ -132,8 +130,7 @@ class TracebackReader:
             if is_group or (self._frames and self._frames[-1].file.endswith(_TIDYING)):
                 return None
             self.error = rest[:_MOST_CHARACTERS]
-            self.last = Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
-            return self.last
+            return Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
         elif self._frames and not self._frames[-1].code and rest[:1].isspace() and not _CARETS.match(rest):
             self._set_code(rest)
         return None
