@@ -109,7 +109,7 @@ class Ongoing:
 async def feed(
     subscribe: Callable[..., Callable[[], None]], past: Callable[[], Awaitable[Sequence[Event]]], quiet: Quiet
 ) -> AsyncGenerator[bytes, None]:
-    """Give a new reader the `past` events and all new ones until the run has ended, in parts of whole lines."""
+    """Give a new reader the `past` events and all new ones, in whole lines, until the run has ended."""
     waiting: list[Event] = []
     news, lost, next_notice = trio.lowlevel.ParkingLot(), 0, 0.0
 
