@@ -20,7 +20,7 @@ from orchestra.errors import ConfigError
 from orchestra.folders import current_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -44,10 +44,11 @@ class Entry(Struct, frozen=True):
     line: int
 
 
-def find(folder: Path, *, otherwise: Path | None = None) -> Path:
+def find(folder: Path, *, otherwise: Path | None = None, wanted: Sequence[str] = ()) -> Path:
     """Find the default Procfile of `folder`: ``Procfile.dev``, otherwise ``Procfile``, otherwise `otherwise`.
 
-    Without one, the hint of the `ConfigError` names similar files in the folder.
+    Without one, the `ConfigError` repeats the processes that are `wanted`, of which one may have been meant
+    as a file, and its hint names similar files in the folder.
     """
     for name in DEFAULT_NAMES:
         path = folder / name
@@ -55,7 +56,8 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
             return path
     if otherwise is not None:
         return otherwise
-    text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
+    with_them = f" with {', '.join(wanted)}" if wanted else ""
+    text = f"no Procfile{with_them} in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
     example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
     raise ConfigError(text, hint=similar(folder) or example)
 
