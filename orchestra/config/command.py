@@ -89,9 +89,10 @@ _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozense
 })
 # The default port of a server; 0: it reads one from the environment, which we set.
 _SERVERS: Mapping[str, int] = {
-    "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000, "gunicorn": 0,
-    "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000, "mkdocs": 8000, "pserve": 0,
-    "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
+    "bottle": 8080, "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000,
+    "gunicorn": 0, "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000,
+    "mkdocs": 8000, "pserve": 0, "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000,
+    "waitress-serve": 8080,
 }
 # Programs with many uses, and the words that make them serve.
 _SERVING_WORDS: Mapping[str, set[str]] = {
