@@ -10,7 +10,6 @@ Not here: what a command means, whether it can be run.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -18,6 +17,7 @@ from msgspec import Struct
 from orchestra.config.files import Problems, is_file, read_text
 from orchestra.errors import ConfigError
 from orchestra.folders import current_folder
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,9 +30,9 @@ __all__ = ["DEFAULT_NAMES", "Entry", "find", "is_name", "parse", "read", "render
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")
 
 _BLANKS = " \t\r"
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_NOT_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_ASSIGNMENT = re.compile(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
+_NAME = regex(r"[A-Za-z0-9_-]+")
+_NOT_NAME = regex(r"[^A-Za-z0-9_-]")
+_ASSIGNMENT = regex(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
 _NAME_RULE = "Names are made of letters, digits, _ and -"
 
 

@@ -288,14 +288,20 @@ class App:
             self._left.unpark_all()
 
     async def _live(self, request: Request, receive: Receive, send: Send) -> None:
-        live = _Live(self._tabs, receive, send)
-        if not await live.run(is_local=is_local(request)):
+        has_texts = trio.lowlevel.ParkingLot()
+        tab = self._tabs.connect(has_texts.unpark_all, is_local=is_local(request))
+        if tab is None:
             text = "the run is over" if self._tabs.is_over else "there are too many open pages"
             await _answer(request, send, _text_answer(503, text))
+            return
+        try:
+            await _Live(self._tabs, tab, has_texts, receive, send).run()
+        finally:
+            self._tabs.disconnect(tab)
 
 
 class _Live:
-    """The WebSocket of one page: passes the page's reports to `tabs`, and the messages of `tabs` to the page.
+    """The WebSocket of one page: passes its reports to `tabs`, and to the page the messages of its tab.
 
     A page that does not read, or sends an invalid message, is disconnected.
     """
@@ -303,36 +309,29 @@ class _Live:
     _is_gone = False
     _close_code = _GOING_AWAY
 
-    def __init__(self, tabs: Tabs, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, tabs: Tabs, tab: Tab, has_texts: trio.lowlevel.ParkingLot, receive: Receive, send: Send
+    ) -> None:
         self._tabs = tabs
+        self._tab = tab
+        self._has_texts = has_texts
         self._receive = receive
         self._send = send
-        self._has_texts = trio.Event()
 
-    def _wake(self) -> None:
-        self._has_texts.set()
+    async def run(self) -> None:
+        """Serve it to its end."""
+        await self._receive()  # websocket.connect
+        await self._send({"type": "websocket.accept"})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, nursery.cancel_scope)
+            await self._send_texts()
+            nursery.cancel_scope.cancel()
+        if not self._is_gone:
+            await self._close()
 
-    async def run(self, *, is_local: bool) -> bool:
-        """Serve it to its end; return false if it was refused because there are too many."""
-        tab = self._tabs.connect(self._wake, is_local=is_local)
-        if tab is None:
-            return False
-        try:
-            await self._receive()  # websocket.connect
-            await self._send({"type": "websocket.accept"})
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, tab, nursery.cancel_scope)
-                await self._send_texts(tab)
-                nursery.cancel_scope.cancel()
-            if not self._is_gone:
-                await self._close()
-        finally:
-            self._tabs.disconnect(tab)
-        return True
-
-    async def _send_texts(self, tab: Tab) -> None:
+    async def _send_texts(self) -> None:
+        tab = self._tab
         while True:
-            self._has_texts = trio.Event()
             while (text := tab.take()) is not None:
                 await self._send({"type": "websocket.send", "text": text})
             if self._tabs.is_over:
@@ -340,12 +339,12 @@ class _Live:
             if tab.is_overrun:
                 self._close_code = _TRY_AGAIN_LATER
                 return
-            with trio.move_on_after(HEARTBEAT):
-                await self._has_texts.wait()
-            if not self._has_texts.is_set():
+            with trio.move_on_after(HEARTBEAT) as silence:
+                await self._has_texts.park()
+            if silence.cancelled_caught:
                 tab.send(text_of("ping"))
 
-    async def _listen(self, tab: Tab, scope: trio.CancelScope) -> None:
+    async def _listen(self, scope: trio.CancelScope) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
@@ -356,7 +355,7 @@ class _Live:
             except msgspec.DecodeError:  # msgspec's ValidationError is a subclass
                 self._close_code = _POLICY_VIOLATION
                 break
-            self._tabs.show(tab, page, trio.current_time())
+            self._tabs.show(self._tab, page, trio.current_time())
         scope.cancel()
 
     async def _close(self) -> None:

@@ -209,7 +209,6 @@ class Attempt(Stoppable):
             self.plan,
             env=env,
             port=self.port,
-            needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,

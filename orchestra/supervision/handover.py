@@ -20,8 +20,6 @@ from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign
 from orchestra.supervision.spare import Spares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestra.config.plan import ProcessPlan
     from orchestra.supervision.lifecycle import Fact, SpawnFailed
     from orchestra.supervision.run import Run
@@ -36,15 +34,14 @@ _DRAIN_TIMEOUT = 30.0
 class Handover:
     """Runs the children of a worker's process; `current` is the one that counts, or the last that did.
 
-    `on_fact` is called with each fact about the current child, except its end.
+    The worker learns each fact about the current child, except its end.
     """
 
-    def __init__(self, worker: Worker, run: Run, on_fact: Callable[[Fact], object]) -> None:
+    def __init__(self, worker: Worker, run: Run) -> None:
         self.current: Attempt | None = None
         self.spares = Spares(run, worker.output)
         self._worker = worker
         self._run = run
-        self._on_fact = on_fact
         self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
@@ -88,10 +85,10 @@ class Handover:
             self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
         elif attempt is self.current and self._successor is not None:
             self.current, self._successor = self._successor, None
-            self._on_fact(Reloading("the old one has ended before the new one was ready"))
+            self._worker.learn(Reloading("the old one has ended before the new one was ready"))
         elif attempt is self.current and self._living:
             # Its predecessors may hold the port that the next one wants.
-            self._on_fact(Sign.GONE)
+            self._worker.learn(Sign.GONE)
             self._stop_others()
 
     def begin(self) -> None:
@@ -119,7 +116,7 @@ class Handover:
     def _take_over(self, attempt: Attempt) -> None:
         """Make a ready successor the current child, and stop the old one when it is drained."""
         old, self.current, self._successor = self.current, attempt, None
-        self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
+        self._worker.learn(TakenOver(trio.current_time() - attempt.spawned_at))
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
 
@@ -161,7 +158,7 @@ class Handover:
 
     def _learn(self, attempt: Attempt, fact: Fact) -> None:
         if attempt is self.current:
-            self._on_fact(fact)
+            self._worker.learn(fact)
         elif attempt is self._successor:
             match fact:
                 case Sign.READY:

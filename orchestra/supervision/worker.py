@@ -83,7 +83,7 @@ class Worker:
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
-        self._handover = Handover(self, run, on_fact=self._learn)
+        self._handover = Handover(self, run)
         self._pause = trio.CancelScope()  # around a wait that can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
@@ -231,7 +231,8 @@ class Worker:
             self.handle(StopRequested())  # it has ended before its turn, and is not started again
         self.handle(fact)
 
-    def _learn(self, fact: Fact) -> None:
+    def learn(self, fact: Fact) -> None:
+        """Handle a fact about the current child; some are also reported, or lead to a request."""
         attempt, plan = self.attempt, self.life.plan
         if fact is Sign.STUCK and self._run.phase is not Phase.RUNNING:
             return
