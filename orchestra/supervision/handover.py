@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.families import with_mark
 from orchestra.supervision.attempt import Attempt
 from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign, TakenOver
 from orchestra.supervision.spare import Spares
@@ -42,7 +43,6 @@ class Handover:
         self.spares = Spares(run, worker.output)
         self._worker = worker
         self._run = run
-        self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
         self._nursery: trio.Nursery
@@ -149,9 +149,7 @@ class Handover:
         if plan.app is not None:
             spawn = partial(self.spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
-            # The families of two simultaneous children need different marks.
-            self._count += 1
-            env["ORCHESTRA_CHILD"] = str(self._count)
+            env = with_mark(env)
         attempt = Attempt(self._worker, self._run, env=env, port=port, on_fact=self._learn, spawn=spawn)
         self._living.add(attempt)
         return attempt
