@@ -17,12 +17,12 @@ import trio
 
 from orchestra.child.families import with_mark
 from orchestra.supervision.attempt import Attempt
-from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign, TakenOver
+from orchestra.supervision.lifecycle import Ended, Report, Sign, TakenOver
 from orchestra.supervision.spare import Spares
 
 if TYPE_CHECKING:
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.lifecycle import Fact, SpawnFailed
+    from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
 
@@ -67,7 +67,7 @@ class Handover:
             self._run.bus.notice("port-moved", text, process=self._plan.name)
         return port
 
-    async def run(self) -> Ended | SpawnFailed:
+    async def run(self) -> Ended | Report:
         """Run the prepared child and its successors, until all have ended; return the last one's exit."""
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
@@ -82,10 +82,11 @@ class Handover:
             self._living.discard(attempt)
         if attempt is self._successor:
             how = attempt.end
-            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
+            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.text)
         elif attempt is self.current and self._successor is not None:
             self.current, self._successor = self._successor, None
-            self._worker.learn(Reloading("the old one has ended before the new one was ready"))
+            text = "the old one has ended before the new one was ready"
+            self._worker.learn(Report(Sign.RELOADING, text))
         elif attempt is self.current and self._living:
             # Its predecessors may hold the port that the next one wants.
             self._worker.learn(Sign.GONE)
@@ -161,9 +162,9 @@ class Handover:
             match fact:
                 case Sign.READY:
                     self._take_over(attempt)
-                case Broken():
+                case Report(Sign.BROKEN):
                     self._give_up(attempt, "it is broken")
-                case Late(text):
+                case Report(Sign.LATE, text):
                     self._give_up(attempt, f"it is {text}")
                 case _:
                     pass
