@@ -132,7 +132,7 @@ class _Reader:
         self.written = read_written(path, asked or Path(), machine, self.problems, target=target)
         self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
-        self.notes = [*self.written.notes]
+        self.notes = [*self.file.notes]
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
@@ -323,6 +323,8 @@ class _Reader:
         reload = self.settings.reload
         shown = {name: getattr(self.overrides, name) for name in ("timestamps", "names", "requests")}
         given = {name: value for name, value in shown.items() if value is not None}
+        settings = [self.path.with_name(name) for name in (toml.OWN_FILE, toml.SHARED_FILE)]
+        files = (self.path, *settings, *self.written.others, *self.env_files)
         return Plan(
             **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on, **given},
             processes=tuple(processes),
@@ -331,9 +333,7 @@ class _Reader:
             dashboard=self.settings.dashboard,
             procfile=self.path.absolute(),
             folder=self.root,
-            files=tuple(
-                Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
-            ),
+            files=tuple(Path(normpath(each.absolute())) for each in files),
             env_files=tuple(self.env_files),
             notes=tuple(self.notes),
         )

@@ -116,9 +116,9 @@ def needed_by(described: _Json) -> list[str]:
     return [name for table in tables if isinstance(table, dict) for name in table]
 
 
-def lock_content(folder: Path) -> tuple[bytes | None, ...]:
+def lock_content(folder: Path) -> tuple[str, ...]:
     """Give the inputs of an installation: `package.json` and the lock files."""
-    return tuple(_bytes(folder / name) for name in ("package.json", *LOCKS))
+    return tuple(text_if_any(folder / name) for name in ("package.json", *LOCKS))
 
 
 def workspace(name: str, cwd: Path, root: Path) -> Path | None:
@@ -265,10 +265,3 @@ def _is_as_npm_noted(lock: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
 def _importers(lock: Path) -> str:
     """The part of pnpm's lock file with the packages of each `package.json`."""
     return text_if_any(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes() if is_file(path) else None
-    except OSError:
-        return None

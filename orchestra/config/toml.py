@@ -47,7 +47,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The file; ``None`` if there is none, or it has no settings of orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
-        notes: Keys that have no effect any more.
+        notes: Keys that have no effect any more, and what was found in place of what is not written.
         refused: The keys of errors.
     """
 
