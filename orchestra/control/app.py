@@ -288,82 +288,66 @@ class App:
             self._left.unpark_all()
 
     async def _live(self, request: Request, receive: Receive, send: Send) -> None:
+        """Serve the WebSocket of one page: its reports go to `tabs`, and the messages of its tab to the page.
+
+        A page that does not read, or sends an invalid message, is disconnected.
+        """
         has_texts = trio.lowlevel.ParkingLot()
         tab = self._tabs.connect(has_texts.unpark_all, is_local=is_local(request))
         if tab is None:
             text = "the run is over" if self._tabs.is_over else "there are too many open pages"
             await _answer(request, send, _text_answer(503, text))
             return
+        code: int | None = None
+
+        async def listen() -> None:
+            nonlocal code
+            code = await self._listen(tab, receive)
+            nursery.cancel_scope.cancel()
+
         try:
-            await _Live(self._tabs, tab, has_texts, receive, send).run()
+            await receive()  # websocket.connect
+            await send({"type": "websocket.accept"})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen)
+                code = await self._send_texts(tab, has_texts, send)
+                nursery.cancel_scope.cancel()
+            if code is not None:
+                await _close(code, receive, send)
         finally:
             self._tabs.disconnect(tab)
 
-
-class _Live:
-    """The WebSocket of one page: passes its reports to `tabs`, and to the page the messages of its tab.
-
-    A page that does not read, or sends an invalid message, is disconnected.
-    """
-
-    _is_gone = False
-    _close_code = _GOING_AWAY
-
-    def __init__(
-        self, tabs: Tabs, tab: Tab, has_texts: trio.lowlevel.ParkingLot, receive: Receive, send: Send
-    ) -> None:
-        self._tabs = tabs
-        self._tab = tab
-        self._has_texts = has_texts
-        self._receive = receive
-        self._send = send
-
-    async def run(self) -> None:
-        """Serve it to its end."""
-        await self._receive()  # websocket.connect
-        await self._send({"type": "websocket.accept"})
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, nursery.cancel_scope)
-            await self._send_texts()
-            nursery.cancel_scope.cancel()
-        if not self._is_gone:
-            await self._close()
-
-    async def _send_texts(self) -> None:
-        tab = self._tab
+    async def _send_texts(self, tab: Tab, has_texts: trio.lowlevel.ParkingLot, send: Send) -> int:
+        """Send the messages of a tab; return the code to close with."""
         while True:
             while (text := tab.take()) is not None:
-                await self._send({"type": "websocket.send", "text": text})
+                await send({"type": "websocket.send", "text": text})
             if self._tabs.is_over:
-                return
+                return _GOING_AWAY
             if tab.is_overrun:
-                self._close_code = _TRY_AGAIN_LATER
-                return
+                return _TRY_AGAIN_LATER
             with trio.move_on_after(HEARTBEAT) as silence:
-                await self._has_texts.park()
+                await has_texts.park()
             if silence.cancelled_caught:
                 tab.send(text_of("ping"))
 
-    async def _listen(self, scope: trio.CancelScope) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self._is_gone = True
-                break
+    async def _listen(self, tab: Tab, receive: Receive) -> int | None:
+        """Take the reports of a page; return the code to close with, none if the page has gone."""
+        while (message := await receive())["type"] != "websocket.disconnect":
             try:
                 page = read_page(message.get("text") or "")
             except msgspec.DecodeError:  # msgspec's ValidationError is a subclass
-                self._close_code = _POLICY_VIOLATION
-                break
-            self._tabs.show(self._tab, page, trio.current_time())
-        scope.cancel()
+                return _POLICY_VIOLATION
+            self._tabs.show(tab, page, trio.current_time())
+        return None
 
-    async def _close(self) -> None:
-        await self._send({"type": "websocket.close", "code": self._close_code})
-        # The server closes the connection when we return; the browser's own close frame would meet an error.
-        with trio.move_on_after(CLOSE_LIMIT):
-            while (await self._receive())["type"] != "websocket.disconnect":
-                pass
+
+async def _close(code: int, receive: Receive, send: Send) -> None:
+    await send({"type": "websocket.close", "code": code})
+    # The server closes the connection when we return; the browser's own close frame would meet an error.
+    with trio.move_on_after(CLOSE_LIMIT):
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
 
 
 @cache

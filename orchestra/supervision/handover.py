@@ -121,11 +121,6 @@ class Handover:
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
 
-    def expect(self) -> None:
-        """Prepare for the next child, if it runs in one of our interpreters. Does not wait."""
-        if self._plan.app is not None:
-            self.spares.expect(self._plan)
-
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
         self._stop_others()

@@ -104,9 +104,10 @@ class Worker:
         self._request(Sign.RESTART_REQUESTED)
 
     def expect_restart(self) -> None:
-        """Prepare for a restart that is likely to come. Does not wait."""
-        if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
-            self._handover.expect()
+        """Prepare for a restart that is likely to come, of one of our interpreters. Does not wait."""
+        plan, is_running = self.life.plan, self._run.phase is Phase.RUNNING
+        if plan.app is not None and is_running and self.life.state in _MAY_BE_RESTARTED:
+            self._handover.spares.expect(plan)
 
     def _request(self, fact: Sign) -> None:
         if self._run.phase is Phase.OVER:
