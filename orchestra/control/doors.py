@@ -24,9 +24,7 @@ Not here: the token and the files of `open` (`app`), which hosts the proxy serve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from functools import cache
 from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct
@@ -179,17 +177,11 @@ def _foreign(request: Request, endpoint: _Endpoint) -> str:
 
 def script_answer(request: Request) -> Answer:
     """Answer with the script that pages get."""
-    script = client_script()
-    tag = _tag_of(script)
+    script, tag = client_script()
     headers = (b"etag", tag), (b"cache-control", b"no-cache")
     if tag in request.headers.get(b"if-none-match", b""):
         return Answer(304, headers=headers)
     return Answer(200, script, b"text/javascript; charset=utf-8", headers)
-
-
-@cache
-def _tag_of(script: bytes) -> bytes:
-    return b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
 
 
 def begun(status: int, media_type: bytes, headers: _Headers = (), *, kind: str = "http.response") -> Message:
