@@ -72,6 +72,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     Attributes:
         scripts: The folder of programs that were installed beside orchestra:
             ``sysconfig.get_path("scripts")``.
+        claim: Claims a free port for this run; false if another run has claimed it.
         holder: Names what listens on a port: ``pid 812 (node)``; empty if that is invisible.
         try_listen: Raises `ConfigError` if an address cannot be bound now.
         kept: The ports of processes that run already, by name: they keep them.
@@ -82,6 +83,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     scripts: str | None = None
     is_free: Callable[[int], bool] = lambda _: True
+    claim: Callable[[int], bool] = lambda _: True
     holder: Callable[[int], str] = lambda _: ""
     try_listen: Callable[[str, int], None] = lambda _host, _port: None
     kept: Mapping[str, int] = field(default_factory=dict)
@@ -285,7 +287,10 @@ class Ports(Struct, kw_only=True):
             return f"port {port} cannot be used"
         taker = _taker(port, self.processes) or process
         owner = taker.name if taker is not process else self._owner(port, instance)
-        return f"port {port} is {owner}'s" if owner else self._held(port, process)
+        if owner or (held := self._held(port, process)):
+            return f"port {port} is {owner}'s" if owner else held
+        is_ours = not process.instances or self.machine.claim(port)
+        return "" if is_ours else f"port {port} is another run's"
 
     def _owner(self, port: int, instance: str) -> str:
         others = (name for name, its in self.by_instance.items() if its == port and name != instance)

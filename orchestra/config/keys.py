@@ -5,8 +5,9 @@ Not here: what a terminal sends for a key (`dashboard/keys`), what the actions d
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ NAMED = frozenset({
 # fmt: on
 """Names of keys, beside characters and ``ctrl-a`` to ``ctrl-z``."""
 
-_CONTROL = re.compile(r"ctrl-[a-z]")
+_CONTROL = regex(r"ctrl-[a-z]")
 
 ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "up": (("up", "k"), "choose what stands above"),

@@ -113,7 +113,8 @@ def examine(
     `ConfigError`.
     """
     current_folder()  # everything is relative to it
-    reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
+    path = None if procfile is None else Path(procfile)
+    reader = _Reader(path, machine, overrides or Overrides(), wanted=only)
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -123,13 +124,16 @@ def examine(
 class _Reader:
     """Turns the user's files into the plan, step by step."""
 
-    def __init__(self, path: Path | None, machine: Machine, overrides: Overrides) -> None:
+    def __init__(
+        self, path: Path | None, machine: Machine, overrides: Overrides, *, wanted: Sequence[str]
+    ) -> None:
         self.machine = machine
         self.overrides = overrides
         self.problems = Problems()
         asked = None if overrides.root is None else Path(overrides.root)
-        target = overrides.target
-        self.written = read_written(path, asked or Path(), machine, self.problems, target=target)
+        self.written = read_written(
+            path, asked or Path(), machine, self.problems, target=overrides.target, wanted=wanted
+        )
         self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
         self.notes = [*self.file.notes]

@@ -23,6 +23,7 @@ from orchestra.config.files import is_file, is_folder, text_if_any, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 from orchestra.folders import read_file
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ LOCKS = {
 _INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 # Fields of npm's lock file for packages that may be left out on this machine.
 _MAY_BE_MISSING = ("optional", "devOptional", "peer")
-_RESOLVED = re.compile(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
+_RESOLVED = regex(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
 # The depth at which workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
 

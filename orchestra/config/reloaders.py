@@ -36,10 +36,10 @@ class Reloader(Struct, frozen=True):
 # fmt: off
 # Options that make a server reload itself.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "flask": ("--debug", "--reload"), "granian": ("--reload",), "gunicorn": ("--reload",),
-    "hypercorn": ("--reload",), "litestar": ("--reload", "-r"), "pserve": ("--reload",),
-    "quart": ("--debug", "--reload"), "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"),
-    "uvicorn": ("--reload",),
+    "bottle": ("--reload",), "flask": ("--debug", "--reload"), "granian": ("--reload",),
+    "gunicorn": ("--reload",), "hypercorn": ("--reload",), "litestar": ("--reload", "-r"),
+    "pserve": ("--reload",), "quart": ("--debug", "--reload"),
+    "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"), "uvicorn": ("--reload",),
 }
 # Subcommands that reload by default, with the option that disables it.
 _SUBCOMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {

@@ -25,6 +25,7 @@ from orchestra.config.keys import bindings
 from orchestra.config.plan import Note
 from orchestra.config.schema import CONSTANTS, ProcessSettings, ProxySettings, Settings, documented
 from orchestra.errors import ConfigError
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,8 +36,8 @@ OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
 _TABLES = {each.name: each.type for each in structs.fields(Settings) if each.name != "process"}
-_HEADER = re.compile(r"\s*\[+([^\[\]]+)\]")
-_KEY = re.compile(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
+_HEADER = regex(r"\s*\[+([^\[\]]+)\]")
+_KEY = regex(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
 
 _T = TypeVar("_T")
 

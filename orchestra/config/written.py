@@ -22,6 +22,8 @@ from orchestra.config.schema import ProcessSettings
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.config.addresses import Machine
     from orchestra.config.files import Problems
 
@@ -60,9 +62,17 @@ class Written(Struct, frozen=True, kw_only=True):
 
 
 def read_written(
-    path: Path | None, folder: Path, machine: Machine, problems: Problems, *, target: Target | None = None
+    path: Path | None,
+    folder: Path,
+    machine: Machine,
+    problems: Problems,
+    *,
+    target: Target | None = None,
+    wanted: Sequence[str] = (),
 ) -> Written:
     """Read the Procfile at `path`, by default that of `folder`, and the settings beside it; or a target.
+
+    The error about a missing one names the processes that are `wanted`.
 
     Raises:
         ConfigError: There is none, and no project was found.
@@ -73,7 +83,7 @@ def read_written(
     if target is not None:
         return _targeted(target, beside, file)
     try:
-        path = path or procfiles.find(beside, otherwise=file.path if defines else None)
+        path = path or procfiles.find(beside, otherwise=file.path if defines else None, wanted=wanted)
     except ConfigError as exc:
         problems.raise_all()  # The settings that could not be read may define a process.
         return _proposed(beside, machine, file, missing=exc)

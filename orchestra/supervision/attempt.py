@@ -162,6 +162,7 @@ class Attempt(Stoppable):
 
     async def _ended(self, how: Exit) -> Ended:
         """Explain how it ended, and why, as far as its output and the ports show."""
+        self._worker.output.end_child()
         symptoms = self.symptoms
         has_raised = symptoms.failure is not None
         if how.signal is not None or self.is_ending:
@@ -340,6 +341,7 @@ class Attempt(Stoppable):
 
     async def _report_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
+        self._worker.output.end_child()  # if it is silent, the last child's end does not explain that
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
         self._on_fact(self, Report(Sign.LATE, text))
 

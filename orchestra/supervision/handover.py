@@ -57,7 +57,7 @@ class Handover:
         self.current = self._new_attempt(port, is_retry=is_retry)
 
     def _next_port(self) -> int | None:
-        """The port for a child after the first; two runs that start together may choose the same one."""
+        """The port for a child after the first; another program may have taken the first one."""
         wanted = self._plan.port
         if wanted is None or not self._plan.may_move:
             return wanted
