@@ -62,14 +62,12 @@ _VERTICAL_CONTROLS = frozenset("\n\x0b\x0c\x84\x85\x8d")
 # Another screen.
 _OTHER_SCREEN = frozenset({"?47", "?1047", "?1049"})
 
-# fmt: off
 # The SGR code that ends all attributes, and the last code.
 _ENDS = {
     22: (1, 2), 23: (3, 20), 24: (4,), 25: (5, 6), 27: (7,), 28: (8,), 29: (9,), 10: (11,),
     39: (30,), 49: (40,), 50: (26,), 54: (51, 52), 55: (53,), 59: (58,), 65: (60, 61, 62, 63, 64),
     75: (73, 74),
-}
-# fmt: on
+}  # fmt: skip
 _LAST_CODE = 107
 
 

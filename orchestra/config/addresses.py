@@ -54,14 +54,12 @@ HIGHEST_PORT = 65535
 # Ports of AirPlay's receiver on every newer Mac.
 _MACOS_PORTS = frozenset({5000, 7000})
 # Browsers refuse to open these: https://fetch.spec.whatwg.org/#port-blocking
-# fmt: off
 BLOCKED_PORTS = frozenset({
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104,
     109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515,
     526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049,
     3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
-})
-# fmt: on
+})  # fmt: skip
 
 _LISTEN_FORM = "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone."
 

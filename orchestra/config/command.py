@@ -51,10 +51,9 @@ _INTERPRETER = regex(r"python(\d(\.\d+)?)?|node(js)?|(ba|da|k|z)?sh")
 _SCRIPT = regex(r".*\.(py|m?js|cjs|m?ts|sh)")
 _UNKNOWN = regex(r"[$`*?~]")
 # Programs that run the command after them. `cd` and the like come before a command and change nothing.
-# fmt: off
 _WRAPPERS = frozenset({
     "command", "cross-env", "env", "exec", "nice", "nohup", "setsid", "stdbuf", "time", "timeout",
-})
+})  # fmt: skip
 _LAUNCHERS = frozenset({"hatch", "pdm", "pipenv", "poetry", "rye", "uv"})
 _SHELLS = frozenset({"bash", "dash", "sh", "zsh"})
 _HARMLESS = frozenset({":", "echo", "export", "printf", "set", "trap", "true", "ulimit", "umask", "unset"})
@@ -63,8 +62,7 @@ _NOT_PROGRAMS = _HARMLESS | {
     "!", ".", "[", "[[", "{", "}", "alias", "builtin", "case", "command", "do", "done", "elif", "else",
     "esac", "eval", "exit", "false", "fi", "for", "function", "if", "kill", "popd", "pushd", "pwd", "read",
     "return", "select", "shift", "source", "test", "then", "type", "until", "wait", "while",
-}
-# fmt: on
+}  # fmt: skip
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
 # Managers whose `run` is for scripts alone: the others run programs and files, too.
 _RUN_SCRIPTS_ONLY = frozenset({"npm", "pnpm"})
@@ -81,26 +79,24 @@ _WORKSPACE_OPTIONS = frozenset({"--filter", "--workspace", "-F", "-w"})
 _CALL_OPTIONS = frozenset({"--call", "-c"})
 # Options that take a value, for all programs that are followed: if one has a flag of the same name, the worst
 # that happens is that Vite is found by its socket.
-# fmt: off
 _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
     "--base", "--chdir", "--conditions", "--config", "--configLoader", "--env-file", "--experimental-loader",
     "--extra", "--group", "--import", "--loader", "--logLevel", "--loglevel", "--mode", "--names",
     "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
     "--require", "--unset", "--with", "-X", "-a", "-k", "-l", "-m", "-n", "-p", "-r", "-u",
-})
+})  # fmt: skip
 # The default port of a server; 0: it reads one from the environment, which we set.
 _SERVERS: Mapping[str, int] = {
     "bottle": 8080, "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000,
     "gunicorn": 0, "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000,
     "mkdocs": 8000, "pserve": 0, "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000,
     "waitress-serve": 8080,
-}
+}  # fmt: skip
 # Programs with many uses, and the words that make them serve.
 _SERVING_WORDS: Mapping[str, set[str]] = {
     "django-admin": {"runserver", "runserver_plus"}, "fastapi": {"dev", "run"}, "flask": {"run"},
     "litestar": {"run"}, "manage.py": {"runserver", "runserver_plus"}, "quart": {"run"},
-}
-# fmt: on
+}  # fmt: skip
 # These serve files: their port is known, but they are not a backend.
 _FILE_SERVERS = frozenset({"http.server", "mkdocs"})
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.

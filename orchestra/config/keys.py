@@ -14,13 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIONS", "NAMED", "bindings"]
 
-# fmt: off
 NAMED = frozenset({
     "up", "down", "left", "right", "home", "end", "pageup", "pagedown", "delete", "enter", "tab", "space",
     "backspace", "escape", "wheel-up", "wheel-down",
     "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9", "f10", "f11", "f12",
-})
-# fmt: on
+})  # fmt: skip
 """Names of keys, beside characters and ``ctrl-a`` to ``ctrl-z``."""
 
 _CONTROL = regex(r"ctrl-[a-z]")

@@ -169,7 +169,7 @@ class _Reader:
         self.env_files = [self.root / name for name in names]
         self.env = environment.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
-            each.env = {**self.env, **each.own_variables}
+            each.env = {**self.env, **each.env}
 
     def read_commands(self) -> None:
         """Find out what each command does, its tools, its errors, and the ports that it takes."""

@@ -168,17 +168,14 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
         return program
     prefix = interpreter.parent.parent
     configured = text_if_any(prefix / "pyvenv.cfg")
+    active = env.get("VIRTUAL_ENV") or env.get("CONDA_PREFIX")
     version = _VERSION.search(configured) or _NAMED_VERSION.search(os.path.realpath(interpreter))
     return replace(
         program,
         prefix=prefix if configured else None,
         version=version[1] if version else "",
-        is_own=is_own(str(prefix), scripts) and not is_own(_active(env), scripts),
+        is_own=is_own(str(prefix), scripts) and not is_own(active, scripts),
     )
-
-
-def _active(env: Mapping[str, str]) -> str | None:
-    return env.get("VIRTUAL_ENV") or env.get("CONDA_PREFIX")
 
 
 def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:

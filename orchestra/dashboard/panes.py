@@ -52,11 +52,9 @@ __all__ = [
 
 _STATE_WIDTH = 17
 # The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their rank.
-# fmt: off
 _COLUMNS = {
     "pid": 7, "port": 5, "address": 21, "uptime": 7, "cpu": 5, "memory": 7, "reloads": 7, "crashes": 7,
-}
-# fmt: on
+}  # fmt: skip
 _WORTH = ("port", "uptime", "crashes", "reloads", "cpu", "memory", "pid")
 # The space after each of them: they are aligned to the right.
 _GAP = 2

@@ -40,7 +40,7 @@ from orchestra.dashboard.text import (
     one_line,
 )
 from orchestra.dashboard.words import OURSELVES, short_seconds
-from orchestra.events import State, StateChanged
+from orchestra.events import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -219,7 +219,8 @@ def summary(model: Model, width: int) -> Iterator[Text]:
         yield fit(Text.assemble((OURSELVES, STRONG), (lasted, QUIET)), width)
     ended_by_themselves = all(each.state in (State.COMPLETED, State.FAILED) for each in processes)
     is_short = len(processes) <= _ALWAYS_SHOWN or ended_by_themselves
-    calm = [] if is_short else [each for each in processes if _was_only_stopped(each.newest)]
+    well = [each for each in processes if each.state in (State.STOPPED, State.COMPLETED)]
+    calm = [] if is_short else [each for each in well if not (each.newest.reason or each.newest.restarts)]
     for process in processes:
         if process in calm:
             continue
@@ -236,8 +237,3 @@ def summary(model: Model, width: int) -> Iterator[Text]:
                     yield fit(Text.assemble(("   │ ", QUIET), part), width)
     if calm:
         yield fit(folded(calm), width)
-
-
-def _was_only_stopped(newest: StateChanged) -> bool:
-    is_well = newest.state in (State.STOPPED, State.COMPLETED)
-    return is_well and not newest.reason and not newest.restarts

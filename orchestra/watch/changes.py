@@ -55,12 +55,10 @@ _NOT_UTF8 = "Unable to decode path"
 # watchfiles' own switch.
 _FORCE_POLLING = "WATCHFILES_FORCE_POLLING"
 # File systems whose files are changed elsewhere: the kernel does not notice that.
-# fmt: off
 _SILENT_SYSTEMS = frozenset({
     "9p", "afs", "ceph", "cifs", "drvfs", "fuse.grpcfuse", "fuse.sshfs", "lustre", "nfs", "nfs4", "prl_fs",
     "smb3", "smbfs", "v9fs", "vboxsf", "vmhgfs",
-})
-# fmt: on
+})  # fmt: skip
 
 
 class Batch(Struct, frozen=True, kw_only=True):
