@@ -17,7 +17,6 @@ Not here: when sockets are probed, which ones, and what follows (`readiness`, `s
 from __future__ import annotations
 
 import re
-import secrets
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +25,7 @@ from urllib.parse import urljoin, urlsplit
 import trio
 from msgspec.structs import replace
 
+from orchestra.child.families import with_mark
 from orchestra.child.spawn import SpawnError, run_child
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
 from orchestra.config.roles import Seen
@@ -259,9 +259,7 @@ async def tcp_answer(at: Address) -> str:
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
     """Run a command, and end what it has started; return what was wrong, in words, with its last line."""
-    # A mark for each run: of several commands, the processes of one must not count as another's leftovers.
-    env = {**env, "ORCHESTRA_CHILD": secrets.token_hex(4)}
-    last = ""
+    env, last = with_mark(env), ""
 
     async def keep(_stream: object, lines: Sequence[str], _partial: object) -> None:
         nonlocal last

@@ -79,7 +79,7 @@ class Control:
         kinds: list[type[Event]] = [StateChanged, ErrorShown, ErrorCleared]
         if self._view.plan.reload.console:
             kinds.append(OutputLine)
-        unsubscribe = self._bus.subscribe(self._observe, *kinds)
+        unsubscribe = self._bus.subscribe(lambda event: self.tabs.observe(event, trio.current_time()), *kinds)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -136,9 +136,6 @@ class Control:
             return None
         self.path = local.path
         return local
-
-    def _observe(self, event: Event) -> None:
-        self.tabs.observe(event, trio.current_time())
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         while True:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.families import with_mark
 from orchestra.supervision.attempt import Attempt
-from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign, TakenOver
+from orchestra.supervision.lifecycle import Ended, Report, Sign, TakenOver
 from orchestra.supervision.spare import Spares
 
 if TYPE_CHECKING:
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.lifecycle import Fact, SpawnFailed
+    from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
 
@@ -42,7 +43,6 @@ class Handover:
         self.spares = Spares(run, worker.output)
         self._worker = worker
         self._run = run
-        self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
         self._nursery: trio.Nursery
@@ -67,7 +67,7 @@ class Handover:
             self._run.bus.notice("port-moved", text, process=self._plan.name)
         return port
 
-    async def run(self) -> Ended | SpawnFailed:
+    async def run(self) -> Ended | Report:
         """Run the prepared child and its successors, until all have ended; return the last one's exit."""
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
@@ -82,10 +82,11 @@ class Handover:
             self._living.discard(attempt)
         if attempt is self._successor:
             how = attempt.end
-            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
+            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.text)
         elif attempt is self.current and self._successor is not None:
             self.current, self._successor = self._successor, None
-            self._worker.learn(Reloading("the old one has ended before the new one was ready"))
+            text = "the old one has ended before the new one was ready"
+            self._worker.learn(Report(Sign.RELOADING, text))
         elif attempt is self.current and self._living:
             # Its predecessors may hold the port that the next one wants.
             self._worker.learn(Sign.GONE)
@@ -120,11 +121,6 @@ class Handover:
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
 
-    def expect(self) -> None:
-        """Prepare for the next child, if it runs in one of our interpreters. Does not wait."""
-        if self._plan.app is not None:
-            self.spares.expect(self._plan)
-
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
         self._stop_others()
@@ -149,9 +145,7 @@ class Handover:
         if plan.app is not None:
             spawn = partial(self.spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
-            # The families of two simultaneous children need different marks.
-            self._count += 1
-            env["ORCHESTRA_CHILD"] = str(self._count)
+            env = with_mark(env)
         attempt = Attempt(self._worker, self._run, env=env, port=port, on_fact=self._learn, spawn=spawn)
         self._living.add(attempt)
         return attempt
@@ -163,9 +157,9 @@ class Handover:
             match fact:
                 case Sign.READY:
                     self._take_over(attempt)
-                case Broken():
+                case Report(Sign.BROKEN):
                     self._give_up(attempt, "it is broken")
-                case Late(text):
+                case Report(Sign.LATE, text):
                     self._give_up(attempt, f"it is {text}")
                 case _:
                     pass

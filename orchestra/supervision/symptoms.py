@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
 from orchestra.patterns import regex
-from orchestra.supervision.lifecycle import Broken, Reloading, Sign
+from orchestra.supervision.lifecycle import Report, Sign
 from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Symptoms:
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with their times
 
-    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
+    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Report | Failure]:
         """Read lines, without colours; yield the findings among them. The last ones may explain an end."""
         relevant = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _moves_on(line))
         self._lines.extend((now, line) for line in relevant)
@@ -197,13 +197,13 @@ class Symptoms:
         ):
             yield from filter(None, (self.see(stream, line, now) for line in lines))
 
-    def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
+    def see(self, stream: StreamName, line: str, now: float) -> Report | Failure | None:
         """Read one line, without colours; return the finding: a reload of its server, or an exception."""
         self.last_line_at = now
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()
-            return Reloading(line.strip())
+            return Report(Sign.RELOADING, line.strip())
         if not self.watches and ("atch" in line or "Restarting" in line):
             self.watches = _WATCHES.search(line) is not None
         if "Started" in line:
@@ -238,7 +238,7 @@ class Symptoms:
         """The exception that one of its streams ends with; empty if none does."""
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
-    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Literal[Sign.STUCK] | None:
+    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Report | Literal[Sign.STUCK] | None:
         """Explain why a silent child cannot become ready; ``None`` if it may just be slow.
 
         Args:
@@ -248,7 +248,7 @@ class Symptoms:
         if is_alone and not was_announced and not any(map(_ERROR_WORDS.search, self.last_lines)):
             return Sign.STUCK  # Another server may live: the program may be fine.
         if is_alone or (self.watches and self.error):
-            return Broken(self.explanation() or "its program has ended")
+            return Report(Sign.BROKEN, self.explanation() or "its program has ended")
         return None
 
     def explanation(self) -> str:
