@@ -140,15 +140,12 @@ class _Reader:
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
-            self._refuse_root()
+            text, hint = f"there is no folder {self.root}", "Create it, or name another one."
+            if asked is None:
+                self.file.refuse(("run", "root"), text, hint=hint)
+            else:
+                self.problems.add(ConfigError(f"--root: {text}", hint=hint))
         self.processes = select.gather(self.path, self.written.entries, self.file, root=self.root)
-
-    def _refuse_root(self) -> None:
-        text, hint = f"there is no folder {self.root}", "Create it, or name another one."
-        if self.overrides.root is None:
-            self.file.refuse(("run", "root"), text, hint=hint)
-        else:
-            self.problems.add(ConfigError(f"--root: {text}", hint=hint))
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
