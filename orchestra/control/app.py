@@ -229,7 +229,7 @@ class App:
         process = self._view.plan.named(name)
         if process is None:
             return _text_answer(404, f"there is no process called {name}")
-        return _Answer(200, encode(Place.of(process, self._environ)), _JSON)
+        return _Answer(200, encode(Place.of(process, self._environ, self._view.url)), _JSON)
 
     # --- Opening a file ---
 
