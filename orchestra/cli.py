@@ -180,7 +180,8 @@ def run(
     from orchestra import foreground  # noqa: PLC0415 - here and below: as the module says
     from orchestra.planning import load  # noqa: PLC0415
 
-    plan = partial(load, procfile, has_memory=True, **asked)
+    # A run in the background has its own claims.
+    plan = partial(load, procfile, has_memory=True, claims=not detach, **asked)
     found = plan()
     if opens and found.proxy is None:
         raise no_address()

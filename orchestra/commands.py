@@ -200,7 +200,7 @@ def _logs(
     names: tuple[str, ...], *, since: str | None, last: bool, pid: int | None, follow: bool, **shown: Any
 ) -> int:
     """Show what the processes have written, and what has happened."""
-    from orchestra.logs import find_log, follow_log, moment, read_log, show  # noqa: PLC0415 - only here
+    from orchestra.logs import find_log, moment, read_log, show  # noqa: PLC0415 - only here
 
     try:
         begin = moment(since) if since is not None else None
@@ -208,9 +208,7 @@ def _logs(
         raise click.UsageError(str(exc)) from None
     run = None if last else _choose(pid)
     log = find_log(os.environ, current_folder(), run.state if run is not None else None)
-    events = read_log(log)
-    if follow and run is not None:
-        events = follow_log(log, run.state.pid)
+    events = read_log(log, followed=run.state.pid if follow and run is not None else None)
     return show(events, run.named(names) if run is not None else names, since=begin, **shown)
 
 

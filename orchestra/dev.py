@@ -97,7 +97,7 @@ def run_target(overrides: Overrides) -> int:
     target = overrides.target
     if target is not None and target.app is not None and not is_target(target.app):
         raise ConfigError(f"{target.app!r} is not an application", hint='Name one as "module:attribute".')
-    plan = partial(load, overrides=overrides, has_memory=True)
+    plan = partial(load, overrides=overrides, has_memory=True, claims=True)
     return foreground.run(plan(), replan=lambda running: plan(running=running))
 
 
@@ -110,7 +110,7 @@ def _serve_here(app: App, target: Target, listen: str | None, prefixes: Sequence
     if kind_of(app) is None:
         hint = 'Give an ASGI application, or name it: "module:attribute".'
         raise ConfigError(f"{type(app).__name__} is not an application", hint=hint)
-    plan = load(overrides=Overrides(no_proxy=True, target=target))
+    plan = load(overrides=Overrides(no_proxy=True, target=target), claims=True)
     if not plan.processes:
         raise ConfigError("no frontend was found", hint="Say what starts it: vite_command=...")
     host, port = parse_listen(listen) if listen is not None else DEFAULT_LISTEN

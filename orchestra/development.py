@@ -14,7 +14,7 @@ import trio
 
 from orchestra.bus import Bus, utc_now
 from orchestra.control.server import Control
-from orchestra.remembered import Store
+from orchestra.remembered import StoredPages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +47,7 @@ class Development:
         self._view = view
         self._bus = bus
         self.control = Control(view, bus=bus, is_backend=self._is_backend, environ=environ)
-        self._store = Store(view.plan, environ)
-        self._pages = self._store.load()
+        self._pages = StoredPages(view.plan, environ)
         self._following = trio.CancelScope()
         self._began = 0.0  # Unix time
 
@@ -84,9 +83,9 @@ class Development:
                 task_status.started()
                 while True:
                     await trio.sleep(_STORE_INTERVAL)
-                    self._store.save(self._pages)
+                    self._pages.save()
         finally:
-            self._store.save(self._pages)
+            self._pages.save()
 
     async def follow_files(self, run: Run, replan: OnPlanFiles) -> None:
         """React to changed files until the run is to end."""
@@ -95,7 +94,7 @@ class Development:
         from orchestra.reloading import Reloading  # noqa: PLC0415 - the processes are being spawned by now
 
         with self._following:
-            reloading = Reloading(lambda: self._view.plan, run, pages=self.control, replan=replan)
+            reloading = Reloading(lambda: self._view.plan, run, pages=self.control.tabs, replan=replan)
             await reloading.run(self._began)
 
     async def close(self) -> None:

@@ -184,7 +184,7 @@ def running(
         ConfigError: The Procfile or the settings are not valid.
         StartError: A process has failed, or was not ready in time; with its last lines.
     """
-    run = Running(what if isinstance(what, Plan) else load(what, **options))
+    run = Running(what if isinstance(what, Plan) else load(what, claims=True, **options))
     try:
         run.begin(timeout)
         yield run
@@ -199,7 +199,9 @@ async def running_async(
     """Run a plan around a block of asyncio code; see `running`. Its methods block: `asyncio.to_thread`."""
     import asyncio  # noqa: PLC0415 - only where it is used
 
-    run = Running(what if isinstance(what, Plan) else await asyncio.to_thread(load, what, **options))
+    if not isinstance(what, Plan):
+        what = await asyncio.to_thread(load, what, claims=True, **options)
+    run = Running(what)
     try:
         await asyncio.to_thread(run.begin, timeout)
         yield run

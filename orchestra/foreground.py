@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from orchestra.child.spawn import Window
 from orchestra.config.plan import Address
-from orchestra.dashboard.feed import Feed, Ongoing, Quiet
+from orchestra.dashboard.feed import Ongoing, Quiet, feed
 from orchestra.dashboard.printers import JsonPrinter, PlainPrinter, wants_colours
 from orchestra.dashboard.runlog import recording, run_log
 from orchestra.dashboard.writer import Unwritable, Writer, is_in_foreground, terminal_size
@@ -160,7 +160,7 @@ async def _run_on_screen(
         await trio.lowlevel.checkpoint()
         return model.past()
 
-    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
+    supervisor.feed = partial(feed, supervisor.subscribe, past, quiet)
     async with on_screen(
         controls,
         supervisor.obey,
@@ -214,7 +214,7 @@ async def _run_printing(
         events += [each for event in await logs[0].past() for each in quiet.shown(event)]
         return sorted(events, key=lambda event: event.seq)
 
-    supervisor.feed = Feed(supervisor.subscribe, past, quiet)
+    supervisor.feed = partial(feed, supervisor.subscribe, past, quiet)
     signalled = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_write, writer, signalled)

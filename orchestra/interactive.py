@@ -53,7 +53,7 @@ async def on_screen(
     `obey` carries out an order on the run, `leave` is the action of `q`.
     """
     async with trio.open_nursery() as nursery:
-        operator = Operator(controls, obey, leave)
+        operator = Operator(controls, obey, leave, nursery)
         screen = Screen(
             controls,
             operator.perform,
@@ -63,7 +63,7 @@ async def on_screen(
             environ=environ,
             clock=clock,
         )
-        await nursery.start(operator.run)
+        nursery.start_soon(operator.send_typed)
         await nursery.start(screen.run)
         nursery.start_soon(_follow_job_control, screen)
         yield nursery
@@ -90,27 +90,24 @@ class Operator:
     """Carries out the actions of keys: `obey` those on the run; `leave`, called at once, is that of `q`."""
 
     def __init__(
-        self, controls: Controls, obey: Callable[[Order], Awaitable[object]], leave: Callable[[], object]
+        self,
+        controls: Controls,
+        obey: Callable[[Order], Awaitable[object]],
+        leave: Callable[[], object],
+        nursery: trio.Nursery,
     ) -> None:
         self._controls = controls
         self._obey = obey
         self._leave = leave
-        self._nursery: trio.Nursery | None = None
+        self._nursery = nursery
         self._typed, self._to_send = trio.open_memory_channel[tuple[str, bytes]](_WAITING_INPUT)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carry orders out until cancelled."""
+    async def send_typed(self) -> None:
+        """Pass on what is sent, in order, until cancelled."""
         decoder = getincrementaldecoder("utf-8")("replace")
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            async for name, data in self._to_send:
-                order = Order(do="send", processes=(name,), text=decoder.decode(data))
-                await self._try(partial(self._obey, order))
-
-    def soon(self, what: Callable[[], Awaitable[object]]) -> None:
-        """Begin something; if it fails, the error is shown. Does not wait."""
-        if self._nursery is not None:
-            self._nursery.start_soon(self._try, what)
+        async for name, data in self._to_send:
+            order = Order(do="send", processes=(name,), text=decoder.decode(data))
+            await self._try(partial(self._obey, order))
 
     def send(self, name: str, data: bytes) -> None:
         """Send input to a process, in order. Does not wait."""
@@ -120,9 +117,9 @@ class Operator:
             self._controls.show_message(f"{name} does not read what is typed")
 
     def perform(self, wanted: Order | Act) -> None:
-        """Carry out the action of a key. Does not wait."""
+        """Carry out the action of a key; if it fails, the error is shown. Does not wait."""
         if isinstance(wanted, Order):
-            self.soon(partial(self._obey, wanted))
+            self._nursery.start_soon(self._try, partial(self._obey, wanted))
             return
         match wanted.do:
             case "quit":
@@ -130,9 +127,9 @@ class Operator:
             case "suspend":
                 os.kill(0, signal.SIGTSTP)  # all of the job, as Ctrl-Z does
             case "write":
-                self.soon(partial(self._write, wanted.text))
+                self._nursery.start_soon(self._try, partial(self._write, wanted.text))
             case "open":
-                self.soon(partial(open_page, wanted.text))
+                self._nursery.start_soon(self._try, partial(open_page, wanted.text))
             case "copy" | "redraw":
                 pass  # an action of the screen
 

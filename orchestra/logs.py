@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestra.control.local import RunState
     from orchestra.events import Event
 
-__all__ = ["find_log", "follow_log", "moment", "read_log", "show"]
+__all__ = ["find_log", "moment", "read_log", "show"]
 
 # Seconds between two reads of a log that is followed.
 _INTERVAL = 0.1
@@ -68,21 +68,20 @@ def find_log(environ: Mapping[str, str], folder: Path, state: RunState | None) -
     return log
 
 
-def read_log(log: Path) -> Iterator[Event | None]:
-    """Give the present events of a log, oldest first, then ``None``."""
-    yield from _whole(_older(log))
-    yield from _whole(log)
-    yield None
+def read_log(log: Path, *, followed: int | None = None) -> Iterator[Event | None]:
+    """Give the present events of a log, oldest first, then ``None``.
 
-
-def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
-    """Give the present events of a log, then ``None``, then the new ones until its run has ended."""
-    yield from _whole(_older(log))
+    Of a run that is `followed`, by its pid, also the new ones until it has ended.
+    """
+    older = log.with_name(f"{log.name}.1")
+    if older.exists():
+        with older.open("rb") as file:
+            yield from _events(file)
     file = log.open("rb")
     yield from _events(file)
     yield None
-    while True:
-        is_over = not is_running(pid)
+    while followed is not None:
+        is_over = not is_running(followed)
         # The file may have become the older half meanwhile: then the rest of it comes first.
         is_whole = not _is_same(log, file)
         for event in _events(file):
@@ -92,21 +91,10 @@ def follow_log(log: Path, pid: int) -> Iterator[Event | None]:
             file.close()
             file = log.open("rb")
         elif is_over:
-            file.close()
-            return
+            break
         else:
             time.sleep(_INTERVAL)
-
-
-def _older(log: Path) -> Path:
-    return log.with_name(f"{log.name}.1")
-
-
-def _whole(path: Path) -> Iterator[Event]:
-    """Give all events of a file; none if it does not exist."""
-    if path.exists():
-        with path.open("rb") as file:
-            yield from _events(file)
+    file.close()
 
 
 def _is_same(log: Path, file: BufferedReader) -> bool:

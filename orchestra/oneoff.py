@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NoReturn
 
+from orchestra.child.families import MARKS
 from orchestra.config.plan import Address
 from orchestra.control.local import Place
 from orchestra.errors import ConfigError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["place_of", "replace_us"]
 
-# The marks of a child of a run: a command that outlives restarts must not be taken for a leftover.
-_MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS", "ORCHESTRA_CHILD")
 # As in shells.
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
@@ -53,7 +52,8 @@ def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid:
 
 def replace_us(place: Place, command: Sequence[str]) -> NoReturn:
     """Replace this process by the command; `ConfigError` if it cannot be run."""
-    env = {name: value for name, value in place.env.items() if name not in _MARKS}
+    # A command that outlives restarts must not be taken for a leftover.
+    env = {name: value for name, value in place.env.items() if name not in MARKS}
     try:
         os.chdir(place.cwd)
         os.execvpe(command[0], list(command), env)  # noqa: S606 - the user's own

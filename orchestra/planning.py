@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from orchestra import config
 from orchestra.child import sockets
+from orchestra.claims import claim_port
 from orchestra.config import Machine, Overrides
 from orchestra.remembered import last_port
 
@@ -35,6 +36,7 @@ def load(
     overrides: Overrides | None = None,
     running: Plan | None = None,
     has_memory: bool = False,
+    claims: bool = False,
 ) -> Plan:
     """Read a Procfile, with the environment and the settings beside it, and plan a run on this machine.
 
@@ -49,16 +51,21 @@ def load(
             their ports.
         has_memory: Whether the one address is that of the project's last run, if it is not set and that is
             known; see `remembered`.
+        claims: Whether other runs leave the ports to this process until it ends; see `claims`.
 
     Raises:
         ConfigErrors: All errors, each with file and line, the cause, and the next step.
     """
-    machine = this_machine(environ, running, has_memory=has_memory)
+    machine = this_machine(environ, running, has_memory=has_memory, claims=claims)
     return config.load(procfile, machine, only=only, left_out=left_out, overrides=overrides)
 
 
 def this_machine(
-    environ: Mapping[str, str] | None = None, running: Plan | None = None, *, has_memory: bool = False
+    environ: Mapping[str, str] | None = None,
+    running: Plan | None = None,
+    *,
+    has_memory: bool = False,
+    claims: bool = False,
 ) -> Machine:
     """Describe the machine that we run on."""
     environ = os.environ if environ is None else environ
@@ -80,6 +87,7 @@ def this_machine(
         environ=environ,
         scripts=sysconfig.get_path("scripts"),
         is_free=lambda port: port in own or sockets.is_free(port),
+        claim=lambda port: not claims or port in own or claim_port(port, environ),
         holder=sockets.holder,
         try_listen=try_listen,
         kept=kept,

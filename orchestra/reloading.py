@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import trio
 
@@ -35,15 +35,16 @@ from orchestra.supervision.runtime import Phase, run_command
 from orchestra.watch.interest import RUN, Changed, Changes, Interest, Kind, interests, is_backend, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from orchestra.config.plan import Plan
     from orchestra.config.schema import BeforeRestart
+    from orchestra.control.tabs import Tabs
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
     from orchestra.watch.changes import Batch
 
-__all__ = ["Effect", "OnPlanFiles", "Pages", "Reloading", "effect_of"]
+__all__ = ["Effect", "OnPlanFiles", "Reloading", "effect_of"]
 
 OnPlanFiles: TypeAlias = "Callable[[str], Awaitable[object]]"
 
@@ -64,25 +65,6 @@ _NOTICED_WITHIN = 3.0
 _MOST_EXPLAINED = 100
 # How often such commands run in a row because their inputs have changed meanwhile: one may write its own.
 _MOST_ROUNDS = 3
-
-
-class Pages(Protocol):
-    """The pages that browsers show. No method waits.
-
-    Attributes:
-        expected: Processes that may be restarted: until `settle`, they cause no reload when they are ready.
-    """
-
-    expected: set[str]
-
-    def reload(self, reason: str) -> object:
-        """Reload the pages of the backend."""
-
-    def swap_styles(self, names: Sequence[str]) -> object:
-        """Load style sheets with these file names again, and nothing else."""
-
-    def settle(self, process: str, *, is_restarted: bool) -> None:
-        """Stop expecting a restart; reload if it is ready now, unless it is restarted."""
 
 
 class Effect(Enum):
@@ -108,7 +90,7 @@ def effect_of(changes: Changes, *, reloads_itself: bool, is_alive: bool) -> Effe
 class Reloading:
     """Watches the files of a run, and reacts to changes; `replan` gets the changed files of the plan."""
 
-    def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Pages, replan: OnPlanFiles) -> None:
+    def __init__(self, plan: Callable[[], Plan], run: Run, *, pages: Tabs, replan: OnPlanFiles) -> None:
         self._plan = plan
         self._run = run
         self._pages = pages
@@ -258,7 +240,7 @@ class Reloading:
                 if plan.reloader is not None and plan.watch is None:
                     await trio.sleep(plan.reloader.template_delay)
                 if worker.life.state is State.READY:
-                    self._pages.reload(f"{changes.files[0].path.name} has changed")
+                    self._pages.reload(f"{changes.files[0].path.name} has changed", trio.current_time())
             case Effect.SWAP_STYLES:
                 if state is State.READY:
                     self._pages.swap_styles(sorted({each.path.name for each in changes.files}))

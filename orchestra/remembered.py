@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Plan
 
-__all__ = ["FrontendPages", "Store", "keep_port", "last_port"]
+__all__ = ["FrontendPages", "StoredPages", "keep_port", "last_port"]
 
 # The most bytes of our files that are read: several times the size for 1,000 pages.
 _MOST_BYTES = 262_144
@@ -102,10 +102,8 @@ class FrontendPages:
         self._pages = dict.fromkeys(pages)
         self._hash = lru_cache(_MOST_PATHS)(partial(_hash, self.salt))
 
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        """The hashes of the pages, the oldest first."""
-        return tuple(self._pages)
+    def __len__(self) -> int:
+        return len(self._pages)
 
     def has(self, path: bytes) -> bool:
         """Whether the page at this path (without a query) is known to be the frontend's."""
@@ -136,26 +134,23 @@ class _Stored(Struct, frozen=True):
     pages: tuple[str, ...]
 
 
-class Store:
-    """The file in which the pages of one project outlive a run."""
+class StoredPages(FrontendPages):
+    """Those of one project, beginning with the pages of earlier runs if the project is still the same."""
 
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self._path = _file(plan.root, environ, "pages")
         self._project = _fingerprint(plan.root, plan)
-
-    def load(self) -> FrontendPages:
-        """Read the pages of earlier runs, if the project is still the same."""
         stored = _read(self._path, _Stored)
         if stored and stored.project == self._project and len(stored.salt) == blake2b.SALT_SIZE:
-            return FrontendPages(stored.salt, stored.pages[-MOST_PAGES:])
-        return FrontendPages()
+            super().__init__(stored.salt, stored.pages[-MOST_PAGES:])
+        else:
+            super().__init__()
 
-    def save(self, pages: FrontendPages) -> None:
-        """Write them if they have changed."""
-        if not pages.is_changed:
-            return
-        pages.is_changed = False
-        _keep(self._path, _Stored(self._project, pages.salt, pages.hashes))
+    def save(self) -> None:
+        """Write them for the next run if they have changed."""
+        if self.is_changed:
+            self.is_changed = False
+            _keep(self._path, _Stored(self._project, self.salt, tuple(self._pages)))
 
 
 def _fingerprint(root: Path, plan: Plan) -> str:

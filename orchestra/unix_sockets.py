@@ -25,7 +25,7 @@ from orchestra.folders import is_running, make_private
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["UnixSocket", "bind", "find", "is_live", "listen", "peer_uid"]
+__all__ = ["UnixSocket", "bind", "find", "is_live", "listen", "peer_uid", "runtime_folders"]
 
 # The smallest `sun_path` of our systems (macOS), with its closing zero.
 _MAX_PATH = 104
@@ -38,7 +38,7 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED, _XUCRED_SIZE = 0, 1, struct.Struct("=II"),
 def bind(environ: Mapping[str, str], *, pid: int) -> UnixSocket:
     """Listen on a unix socket of the run of process `pid`, or raise `OSError` with the path and the cause."""
     failure: OSError | None = None
-    for folder in _folders(environ):
+    for folder in runtime_folders(environ):
         try:
             make_private(folder)
             _tidy(folder)
@@ -55,7 +55,7 @@ def find(environ: Mapping[str, str]) -> list[Path]:
     Folders that other users can enter are skipped.
     """
     found: list[Path] = []
-    for folder in _folders(environ):
+    for folder in runtime_folders(environ):
         with suppress(OSError):
             status = folder.lstat()
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
@@ -63,7 +63,8 @@ def find(environ: Mapping[str, str]) -> list[Path]:
     return found
 
 
-def _folders(environ: Mapping[str, str]) -> list[Path]:
+def runtime_folders(environ: Mapping[str, str]) -> list[Path]:
+    """Give the folders for the files of running programs, the best one first; they may not exist."""
     runtime, given = environ.get("XDG_RUNTIME_DIR", ""), environ.get("TMPDIR", "")
     temporary = Path(given if given.startswith("/") else tempfile.gettempdir(), f"orchestra-{os.getuid()}")
     return [Path(runtime) / "orchestra", temporary] if runtime.startswith("/") else [temporary]

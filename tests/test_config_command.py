@@ -553,6 +553,8 @@ def test_a_package_above_the_root_is_left_alone(tmp_path: Path) -> None:
         ("python manage.py runserver", (8000,)),
         ("hypercorn app:app", (8000,)),
         ("python -m http.server", (8000,)),
+        ("python -m bottle shop:app", (8080,)),
+        ("bottle -b 127.0.0.1:$PORT shop:app", ()),
         ("litestar run", (8000,)),
         ("uv run daphne app:app", (8000,)),
         ("uvicorn app:app", ()),

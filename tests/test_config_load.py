@@ -494,6 +494,25 @@ def test_ports_that_cannot_be_used_are_left_out(project: Project, monkeypatch: p
     assert 5060 in BLOCKED_PORTS
 
 
+def test_a_port_that_another_run_has_chosen_is_left_to_it(project: Project) -> None:
+    asked: list[int] = []
+
+    def claim(port: int) -> bool:
+        asked.append(port)
+        return port != 5000
+
+    plan = project.load(
+        "a: run $PORT\nb: run $PORT\nfixed: run\nleft: run\n",
+        "process.fixed.port = 5001",
+        machine={"claim": claim},
+        left_out=["left"],
+    )
+    assert ports_of(plan) == {"a": 5002, "b": 5100, "fixed": 5001}
+    assert "a: port 5000 is another run's; it gets 5002" in notes_of(plan)
+    assert env_of(plan.processes[1])["ORCHESTRA_A_PORT"] == "5002"
+    assert asked == [5000, 5002, 5100]
+
+
 def test_a_port_that_is_taken_is_left_to_its_holder_and_that_is_said(project: Project) -> None:
     taken = {5100, 5101, 5200}
     plan = project.load(

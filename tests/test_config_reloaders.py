@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ("exec python -m uvicorn --reload app:app", "--reload", "Delete --reload"),
         ("cd backend && uv run uvicorn app:app --reload", "--reload", "Delete --reload"),
         ("hypercorn --reload app:app", "--reload", "Delete --reload"),
+        ("python -m bottle --reload app:app", "--reload", "Delete --reload"),
         ("gunicorn --reload app:app", "--reload", "Delete --reload"),
         ("litestar run --reload", "--reload", "Delete --reload"),
         ("flask --app notes run --debug", "--debug", "Add --no-reload"),

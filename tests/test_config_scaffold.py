@@ -217,6 +217,16 @@ def test_libraries_tests_and_hidden_folders_are_skipped(tmp_path: Path) -> None:
             "from sanic import Sanic\napp = Sanic('x')\n",
             "sanic --single-process --port $PORT server:app",
         ),
+        (
+            "server.py",
+            "import bottle\napp = bottle.Bottle()\n",
+            "python -m bottle --debug --bind 127.0.0.1:$PORT server:app",
+        ),
+        (
+            "server.py",
+            "from bottle import Bottle\ndef create_app():\n    return Bottle()\n",
+            "python -m bottle --debug --bind 127.0.0.1:$PORT 'server:create_app()'",
+        ),
         ("web.py", "from quart import Quart\napp = Quart(__name__)\n", "hypercorn"),
         (
             "app.py",

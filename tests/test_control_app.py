@@ -191,7 +191,7 @@ async def test_a_page_is_greeted_and_reloaded_once(tmp_path: Path) -> None:
         assert hello is not None
         assert hello.items() >= {"type": "hello", "local": True, "overlay": True, "console": False}.items()
         await page.is_of("backend")
-        await until(lambda: stage.control.swap_styles(["app.css"]))
+        await until(lambda: stage.control.tabs.swap_styles(["app.css"]))
         assert await page.hear() == {"type": "styles", "names": ["app.css"]}
         stage.state(State.STOPPING, State.READY)
         stage.state(State.READY, pid=2)

@@ -161,7 +161,7 @@ def test_other_names_do_not_exist(door: str, name: str) -> None:
 def test_a_method_that_is_not_taken_is_405(name: str, method: str, allow: bytes) -> None:
     refusal = admit(request(name, LOOPBACK | OWN, method=method))
     assert refusal is not None
-    assert (refusal.status, dict(refusal.headers)) == (405, {b"Allow": allow})
+    assert (refusal.status, dict(refusal.headers)) == (405, {b"allow": allow})
 
 
 def test_only_live_is_a_websocket() -> None:

@@ -9,7 +9,7 @@ import trio
 
 from orchestra import Plan, ProcessPlan
 from orchestra.bus import Bus
-from orchestra.dashboard.feed import Feed, Quiet
+from orchestra.dashboard.feed import Quiet, feed
 from orchestra.events import OutputLine, RunEnded, decode
 from tests.dashboard_kit import READY, STARTED, line
 
@@ -41,7 +41,7 @@ async def test_what_has_been_comes_first_and_nothing_twice(autojump_clock: objec
         await trio.lowlevel.checkpoint()
         return known
 
-    async with aclosing(Feed(bus.subscribe, past, Quiet(PLAN))()) as parts:
+    async with aclosing(feed(bus.subscribe, past, Quiet(PLAN))) as parts:
         assert shown(await anext(parts)) == ["RunStarted", "\x1b[31mred\x1b[0m", "meanwhile"]
         assert shown(await anext(parts)) == []
         bus.emit(line("of a quiet process", "api"))

@@ -98,7 +98,7 @@ def test_memory_is_bounded() -> None:
         model.apply(replace(kit.REQUEST, id=index))
         model.apply(Notice(time=moment(1.0), level="error", code="c", text=str(index)))
         model.apply(StreamOpened(time=moment(1.0), id=index, kind="hmr", target="/", upstream="frontend"))
-    assert (len(model.log), model.log.count) == (6000, 6000)
+    assert (len([*model.log]), model.log.count) == (6000, 6000)
     assert len(model.requests.streams) == 1000
     assert (model.requests.count, len(model.requests.groups)) == (3000, 1)
     assert len(model.requests.groups[0].members) == 50
@@ -237,3 +237,9 @@ def test_of_many_blank_lines_one_is_shown() -> None:
     model = model_of(STARTED, line("a"), *blank, line("b"), line("", "api"), *blank)
     shown = [(each.process, each.text) for each in model.log if isinstance(each, OutputLine)]
     assert shown == [("vite", "a"), ("vite", ""), ("vite", "b"), ("api", ""), ("vite", "")]
+
+
+def test_past_events_contain_the_lines_of_a_quiet_process() -> None:
+    """Its last lines are shown here after a loud one has filled the log, and so in another terminal."""
+    model = model_of(STARTED, line("hello", "worker"), *(line(str(each)) for each in range(10_000)))
+    assert line("hello", "worker") in model.past()

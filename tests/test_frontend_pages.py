@@ -15,7 +15,7 @@ from orchestra.proxy.head import ResponseHead
 from orchestra.proxy.route import Ask, Availability, Route, Signal
 from orchestra.proxy.rules import Router
 from orchestra.proxy.server import Extras
-from orchestra.remembered import MOST_PAGES, FrontendPages, Store
+from orchestra.remembered import MOST_PAGES, FrontendPages, StoredPages
 from tests.proxy_kit import request_head, stage
 from tests.test_proxy_relay import NAVIGATES, PAGE, get
 
@@ -97,7 +97,7 @@ def test_only_so_many_pages_are_known() -> None:
     pages = FrontendPages()
     for number in range(MOST_PAGES + 1):
         pages.add(b"/%d" % number)
-    assert len(pages.hashes) == MOST_PAGES
+    assert len(pages) == MOST_PAGES
     assert not pages.has(b"/0")
     assert pages.has(b"/1000")
 
@@ -144,13 +144,15 @@ def project(tmp_path: Path) -> Plan:
     return Plan(processes=processes, procfile=root / "Procfile")
 
 
-def store(plan: Plan) -> Store:
+def stored(plan: Plan) -> StoredPages:
     assert plan.procfile is not None
-    return Store(plan, {"XDG_STATE_HOME": str(plan.procfile.parent.parent / "state")})
+    return StoredPages(plan, {"XDG_STATE_HOME": str(plan.procfile.parent.parent / "state")})
 
 
 def saved(plan: Plan) -> Path:
-    store(plan).save(_pages(b"/notes"))
+    pages = stored(plan)
+    pages.add(b"/notes")
+    pages.save()
     assert plan.procfile is not None
     (file,) = (plan.procfile.parent.parent / "state" / "orchestra").iterdir()
     return file
@@ -158,8 +160,8 @@ def saved(plan: Plan) -> Path:
 
 def test_the_next_run_knows_the_pages(project: Plan) -> None:
     saved(project)
-    assert store(project).load().has(b"/notes")
-    assert not store(project).load().has(b"/other")
+    assert stored(project).has(b"/notes")
+    assert not stored(project).has(b"/other")
 
 
 def test_the_file_is_private_and_has_no_paths_in_it(project: Plan) -> None:
@@ -176,24 +178,26 @@ def test_a_project_that_has_changed_is_forgotten(name: str, project: Plan) -> No
     saved(project)
     assert project.procfile is not None
     (project.procfile.parent / name).write_text("changed")
-    assert not store(project).load().has(b"/notes")
+    assert not stored(project).has(b"/notes")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"project": 1}', b"\xff" * 300_000])
 def test_a_file_that_is_damaged_is_no_file(content: bytes, project: Plan) -> None:
     saved(project).write_bytes(content)
-    assert store(project).load().hashes == ()
+    assert len(stored(project)) == 0
 
 
 def test_a_file_that_is_a_link_is_not_followed(project: Plan, tmp_path: Path) -> None:
     file = saved(project)
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    assert store(project).load().hashes == ()
+    assert len(stored(project)) == 0
 
 
 def test_what_cannot_be_written_is_left(project: Plan, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    store(project).save(_pages(b"/notes"))
-    assert store(project).load().hashes == ()
+    pages = stored(project)
+    pages.add(b"/notes")
+    pages.save()
+    assert len(stored(project)) == 0
     assert (tmp_path / "state").read_text() == "a file"

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Stage:
     """An operator, the orders that it has given, and what was said."""
 
-    def __init__(self) -> None:
+    def __init__(self, nursery: trio.Nursery) -> None:
         failed = StateChanged(process="api", state=State.FAILED, previous=State.STARTING)
         self.controls = Controls(model_of(STARTED, failed))
         self.orders: list[Order] = []
         self.left = trio.Event()
-        self.operator = Operator(self.controls, self._obey, self.left.set)
+        self.operator = Operator(self.controls, self._obey, self.left.set, nursery)
 
     async def _obey(self, order: Order) -> None:
         await trio.lowlevel.checkpoint()
@@ -49,9 +49,9 @@ class Stage:
 
 @asynccontextmanager
 async def operating() -> AsyncIterator[Stage]:
-    stage = Stage()
     async with trio.open_nursery() as nursery:
-        await nursery.start(stage.operator.run)
+        stage = Stage(nursery)
+        nursery.start_soon(stage.operator.send_typed)
         yield stage
         nursery.cancel_scope.cancel()
 

@@ -10,9 +10,11 @@ import pytest
 import trio
 
 from orchestra import Plan, ProcessPlan, Supervisor
+from orchestra.bus import Bus
 from orchestra.config.plan import Role
 from orchestra.config.reloaders import Reloader
-from orchestra.config.schema import BeforeRestart
+from orchestra.config.schema import BeforeRestart, ReloadSettings
+from orchestra.control.tabs import Tabs
 from orchestra.events import ErrorCleared, ErrorShown, FilesChanged, Notice, OutputLine, PlanChanged, State
 from orchestra.reloading import Effect, Reloading, effect_of
 from orchestra.supervision.lifecycle import Sign
@@ -62,22 +64,24 @@ def test_what_has_changed_decides_what_follows(
 # --- What follows ---
 
 
-class Pages:
+class Pages(Tabs):
     """Takes orders to pages."""
 
     def __init__(self) -> None:
+        super().__init__(ReloadSettings(), token="", is_backend="api".__eq__, emit=Bus().emit)
         self.orders: list[str] = []
         self.held: list[str] = []
-        self.expected: set[str] = set()
 
-    def reload(self, reason: str) -> None:
+    def reload(self, reason: str, now: float, *, everywhere: bool = False) -> int:
         self.orders.append(f"reload: {reason}")
+        return super().reload(reason, now, everywhere=everywhere)
 
-    def swap_styles(self, names: Sequence[str]) -> None:
+    def swap_styles(self, names: Sequence[str]) -> int:
         self.orders.append(f"styles: {', '.join(names)}")
+        return super().swap_styles(names)
 
     def settle(self, process: str, *, is_restarted: bool) -> None:
-        self.expected.discard(process)
+        super().settle(process, is_restarted=is_restarted)
         self.held.append(f"{process} is {'restarted' if is_restarted else 'as it was'}")
 
 

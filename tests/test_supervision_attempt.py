@@ -391,6 +391,32 @@ async def test_the_last_lines_are_those_of_one_life(
     assert log.read_text().split("\n")[:4] == ["begins", "life 1", "begins", "life 2"]
 
 
+async def test_a_life_without_a_line_has_no_last_lines(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Those of an earlier one do not explain why it has ended, nor why it is late."""
+
+    async def is_silent_later(child: Child) -> int:
+        number = len(world.children)
+        if number in (1, 3):
+            await child.say(f"life {number}")
+        return 1 if number <= 3 else await _waits()
+
+    async def _waits() -> int:
+        await trio.sleep_forever()
+        return 0
+
+    world.programs["serve"] = is_silent_later
+    async with supervised(world, replace(API, ready_timeout=5.0)) as (supervisor, recorder):
+        for restarts, lines in enumerate([("life 1",), (), ("life 3",)]):
+            ended = await recorder.until_state("api", State.BACKING_OFF, restarts=restarts)
+            assert ended.last_lines == supervisor.tail("api") == lines
+        await recorder.until_state("api", State.STARTING, restarts=3)
+        assert supervisor.tail("api") == ("life 3",)
+        await recorder.until_notice("not-ready")
+        assert supervisor.tail("api") == ()
+
+
 async def test_a_process_is_drained_before_it_is_stopped(
     world: World, autojump_clock: trio.testing.MockClock
 ) -> None:

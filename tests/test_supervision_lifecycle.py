@@ -13,17 +13,11 @@ from orchestra.events import Exit, State
 from orchestra.supervision.lifecycle import (
     STABLE_AFTER,
     TRANSITIONS,
-    Blocked,
-    Broken,
     Ended,
-    Installed,
     Life,
-    NoAnswer,
     Order,
-    Reloading,
+    Report,
     Sign,
-    SpawnFailed,
-    StopRequested,
     TakenOver,
     culprit,
     run_result,
@@ -70,8 +64,8 @@ def test_missing_packages_are_installed_before_the_spawn() -> None:
     plan = replace(PLAIN, install=INSTALL)
     life, order = lived(plan, MET)
     assert (life.state, order) == (State.INSTALLING, Order.INSTALL)
-    assert lived(plan, MET, Installed())[1] is Order.SPAWN
-    life, order = lived(plan, MET, Installed("npm ci: exit code 1"))
+    assert lived(plan, MET, Sign.INSTALLED)[1] is Order.SPAWN
+    life, order = lived(plan, MET, Report(Sign.START_FAILED, "npm ci: exit code 1"))
     assert (life.state, life.reason, order) == (State.FAILED, "npm ci: exit code 1", None)
     assert life.ended_before_ready
 
@@ -128,40 +122,40 @@ def test_restart_policies() -> None:
 def test_any_exit_while_stopping_is_a_stop() -> None:
     killed = Ended(Exit(signal=signal.SIGKILL))
     for plan in (PLAIN, SERVER):
-        life, order = lived(plan, MET, SPAWNED, StopRequested())
+        life, order = lived(plan, MET, SPAWNED, Report(Sign.STOP_REQUESTED))
         assert (life.state, order) == (State.STOPPING, Order.STOP)
         assert step(life, killed, 1.0)[0].state is State.STOPPED
 
 
 def test_a_stop_that_needed_sigkill_says_so() -> None:
-    asked = (MET, SPAWNED, StopRequested())
+    asked = (MET, SPAWNED, Report(Sign.STOP_REQUESTED))
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGTERM)))[0].reason == ""
     assert lived(PLAIN, *asked, Ended(Exit(signal=signal.SIGKILL)))[0].reason == "killed by SIGKILL"
 
 
 def test_what_waits_is_stopped_at_once() -> None:
-    assert lived(PLAIN, StopRequested())[0].state is State.STOPPED
-    assert lived(PLAIN, MET, SPAWNED, FAILURE, StopRequested())[0].state is State.STOPPED
+    assert lived(PLAIN, Report(Sign.STOP_REQUESTED))[0].state is State.STOPPED
+    assert lived(PLAIN, MET, SPAWNED, FAILURE, Report(Sign.STOP_REQUESTED))[0].state is State.STOPPED
 
 
 FACTS: list[Fact] = [
     MET,
-    Installed(),
-    Installed("broken"),
+    Sign.INSTALLED,
+    Report(Sign.START_FAILED, "broken"),
     SPAWNED,
-    SpawnFailed("no such folder"),
+    Report(Sign.START_FAILED, "no such folder"),
     READY,
     FAILURE,
     Ended(Exit(code=0)),
     Ended(Exit(signal=9)),
     Sign.BACK_OFF_ENDED,
-    Blocked("waits"),
-    NoAnswer("no answer"),
-    Reloading("app.py has changed"),
-    Broken("SyntaxError: invalid syntax"),
+    Report(Sign.BLOCKED, "waits"),
+    Report(Sign.NO_ANSWER, "no answer"),
+    Report(Sign.RELOADING, "app.py has changed"),
+    Report(Sign.BROKEN, "SyntaxError: invalid syntax"),
     Sign.STUCK,
     TakenOver(1.0),
-    StopRequested(),
+    Report(Sign.STOP_REQUESTED),
     Sign.START_REQUESTED,
     Sign.RESTART_REQUESTED,
 ]
@@ -200,8 +194,8 @@ def test_whatever_happens_only_the_table_s_transitions_are_taken(
     [
         (MET, SPAWNED, Ended(Exit(code=127))),
         (MET, SPAWNED, Ended(Exit(code=0))),
-        (MET, SPAWNED, StopRequested(), Ended(Exit(signal=15))),
-        (StopRequested(),),
+        (MET, SPAWNED, Report(Sign.STOP_REQUESTED), Ended(Exit(signal=15))),
+        (Report(Sign.STOP_REQUESTED),),
     ],
 )
 def test_an_ended_process_starts_again_without_its_failures(asked: Fact, how: tuple[Fact, ...]) -> None:
@@ -226,7 +220,7 @@ def test_a_restart_stops_what_runs_first() -> None:
 
 
 def test_the_last_request_counts() -> None:
-    asked = (MET, SPAWNED, Sign.RESTART_REQUESTED, StopRequested())
+    asked = (MET, SPAWNED, Sign.RESTART_REQUESTED, Report(Sign.STOP_REQUESTED))
     assert lived(PLAIN, *asked, Ended(Exit(signal=15)))[0].state is State.STOPPED
     assert lived(PLAIN, *asked, Sign.RESTART_REQUESTED, Ended(Exit(signal=15)))[0].state is State.WAITING
 
@@ -241,7 +235,7 @@ def test_a_waiting_process_goes_on_waiting(asked: Fact) -> None:
 
 
 def test_a_process_that_does_not_answer_is_unhealthy_until_it_does() -> None:
-    life, _ = lived(SERVER, MET, SPAWNED, READY, NoAnswer("port 80: refused"))
+    life, _ = lived(SERVER, MET, SPAWNED, READY, Report(Sign.NO_ANSWER, "port 80: refused"))
     assert (life.state, life.reason) == (State.UNHEALTHY, "port 80: refused")
     assert step(life, READY, 9)[0].state is State.READY
     assert step(life, READY, 9)[0].ready_after == life.ready_after
@@ -250,7 +244,7 @@ def test_a_process_that_does_not_answer_is_unhealthy_until_it_does() -> None:
 
 
 def test_a_server_that_reloads_itself_is_starting_again() -> None:
-    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), seconds_each=2)
+    life, order = lived(SERVER, MET, SPAWNED, READY, Report(Sign.RELOADING, "app.py changed"), seconds_each=2)
     assert (life.state, order, life.reason, life.restarts) == (State.STARTING, None, "app.py changed", 1)
     assert life.is_alive
     assert life.ready_after is None
@@ -259,8 +253,8 @@ def test_a_server_that_reloads_itself_is_starting_again() -> None:
 
 
 def test_a_server_that_is_ill_or_broken_may_reload_and_be_well_again() -> None:
-    ill = (MET, SPAWNED, READY, NoAnswer("times out"), Reloading("app.py changed"))
-    broken = (MET, SPAWNED, Broken("SyntaxError"), Reloading("app.py changed"))
+    ill = (MET, SPAWNED, READY, Report(Sign.NO_ANSWER, "times out"), Report(Sign.RELOADING, "app.py changed"))
+    broken = (MET, SPAWNED, Report(Sign.BROKEN, "SyntaxError"), Report(Sign.RELOADING, "app.py changed"))
     for facts in (ill, broken):
         life, order = lived(SERVER, *facts)
         assert (life.state, order, life.reason) == (State.STARTING, None, "app.py changed")
@@ -268,15 +262,19 @@ def test_a_server_that_is_ill_or_broken_may_reload_and_be_well_again() -> None:
 
 
 def test_a_server_that_reloads_counts_as_one_that_has_served() -> None:
-    life, _ = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"))
+    life, _ = lived(SERVER, MET, SPAWNED, READY, Report(Sign.RELOADING, "app.py changed"))
     life, order = step(life, FAILURE, 1)
     assert (life.state, order) == (State.BACKING_OFF, Order.BACK_OFF)
-    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), Sign.RESTART_REQUESTED)
+    life, order = lived(
+        SERVER, MET, SPAWNED, READY, Report(Sign.RELOADING, "app.py changed"), Sign.RESTART_REQUESTED
+    )
     assert (life.state, order) == (State.STOPPING, Order.STOP)
 
 
 def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None:
-    life, order = lived(SERVER, MET, SPAWNED, Broken("SyntaxError: invalid syntax"), seconds_each=2)
+    life, order = lived(
+        SERVER, MET, SPAWNED, Report(Sign.BROKEN, "SyntaxError: invalid syntax"), seconds_each=2
+    )
     assert (life.state, order, life.reason) == (State.UNHEALTHY, None, "SyntaxError: invalid syntax")
     assert (life.is_alive, life.was_ready, life.ready_after) == (True, False, None)
     life, _ = step(life, READY, 9)
@@ -284,21 +282,21 @@ def test_a_broken_server_is_unhealthy_with_its_reason_until_it_answers() -> None
 
 
 def test_a_server_that_is_stuck_is_restarted_unless_it_is_being_stopped() -> None:
-    reloading = (MET, SPAWNED, READY, Reloading("app.py changed"))
+    reloading = (MET, SPAWNED, READY, Report(Sign.RELOADING, "app.py changed"))
     for plan in (SERVER, replace(SERVER, restart_mode="overlap")):
         life, order = lived(plan, *reloading, Sign.STUCK)
         assert (life.state, order, life.starts_after_stop) == (State.STOPPING, Order.STOP, True)
-    life, _ = lived(SERVER, *reloading, StopRequested())
+    life, _ = lived(SERVER, *reloading, Report(Sign.STOP_REQUESTED))
     assert step(life, Sign.STUCK, 9) == (life, None)
 
 
 def test_one_that_is_broken_can_be_stopped_restarted_and_may_die() -> None:
-    broken = (MET, SPAWNED, Broken("SyntaxError"))
-    assert lived(SERVER, *broken, StopRequested())[1] is Order.STOP
+    broken = (MET, SPAWNED, Report(Sign.BROKEN, "SyntaxError"))
+    assert lived(SERVER, *broken, Report(Sign.STOP_REQUESTED))[1] is Order.STOP
     assert lived(SERVER, *broken, Sign.RESTART_REQUESTED)[1] is Order.STOP
     assert lived(SERVER, *broken, FAILURE)[0].state is State.BACKING_OFF
     life, _ = lived(SERVER, *broken)
-    assert step(life, Broken("SyntaxError"), 1) == (life, None)
+    assert step(life, Report(Sign.BROKEN, "SyntaxError"), 1) == (life, None)
 
 
 def test_only_a_starting_process_can_be_broken() -> None:
@@ -306,37 +304,37 @@ def test_only_a_starting_process_can_be_broken() -> None:
         (),
         (MET,),
         (MET, SPAWNED, READY),
-        (MET, SPAWNED, READY, NoAnswer("times out")),
-        (MET, SPAWNED, StopRequested()),
+        (MET, SPAWNED, READY, Report(Sign.NO_ANSWER, "times out")),
+        (MET, SPAWNED, Report(Sign.STOP_REQUESTED)),
         (MET, SPAWNED, FAILURE),
     ):
         life, _ = lived(SERVER, *facts)
-        assert step(life, Broken("SyntaxError"), 1) == (life, None)
+        assert step(life, Report(Sign.BROKEN, "SyntaxError"), 1) == (life, None)
 
 
 def test_another_child_takes_over_and_the_process_stays_ready() -> None:
     life, order = lived(SERVER, MET, SPAWNED, READY, TakenOver(0.5), seconds_each=2)
     assert (life.state, order, life.restarts, life.ready_after) == (State.READY, None, 1, 0.5)
     assert (life.is_alive, life.spawned_at) == (True, 5.5)
-    ill, _ = lived(SERVER, MET, SPAWNED, READY, NoAnswer("times out"))
+    ill, _ = lived(SERVER, MET, SPAWNED, READY, Report(Sign.NO_ANSWER, "times out"))
     life, order = step(ill, TakenOver(0.5), 9)
     assert (life.state, order, life.reason, life.restarts) == (State.READY, None, "", 1)
 
 
 def test_a_child_that_takes_over_from_a_reloading_one_is_ready() -> None:
-    life, order = lived(SERVER, MET, SPAWNED, READY, Reloading("app.py changed"), TakenOver(0.5))
+    life, order = lived(SERVER, MET, SPAWNED, READY, Report(Sign.RELOADING, "app.py changed"), TakenOver(0.5))
     assert (life.state, order, life.ready_after) == (State.READY, None, 0.5)
 
 
-@pytest.mark.parametrize("fact", [Reloading("app.py changed"), TakenOver(0.5)])
+@pytest.mark.parametrize("fact", [Report(Sign.RELOADING, "app.py changed"), TakenOver(0.5)])
 def test_a_process_that_is_not_up_neither_reloads_nor_is_replaced(fact: Fact) -> None:
     for facts in (
         (),
         (MET,),
-        (MET, SPAWNED, StopRequested()),
+        (MET, SPAWNED, Report(Sign.STOP_REQUESTED)),
         (MET, SPAWNED, FAILURE),
         (MET, SPAWNED, Ended(Exit(code=127))),
-        (StopRequested(),),
+        (Report(Sign.STOP_REQUESTED),),
     ):
         life, _ = lived(SERVER, *facts)
         assert step(life, fact, 1) == (life, None)

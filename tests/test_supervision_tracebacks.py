@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from orchestra.events import Frame
+from orchestra.supervision.symptoms import Symptoms
 from orchestra.supervision.tracebacks import Failure, TracebackReader, own_frame
 
 SYNTAX = """\
@@ -171,6 +172,11 @@ def seen(text: str) -> TracebackReader:
     return traceback
 
 
+def failure_of(text: str) -> Failure:
+    """The last exception in a text."""
+    return [each for each in map(TracebackReader().see, text.splitlines()) if each is not None][-1]
+
+
 @pytest.mark.parametrize(("text", "error"), TROUBLE.values(), ids=TROUBLE)
 def test_a_traceback_that_comes_last_is_traceback(text: str, error: str) -> None:
     assert seen(text).error == error
@@ -215,17 +221,15 @@ Traceback (most recent call last):
     cache[rtype].remove(name)
 KeyError: '/mp-xoc1cxtr'
 """
-    reader = seen(SYNTAX + tidying)
-    assert reader.last is not None
-    assert reader.last.error_type == "SyntaxError"
+    assert failure_of(SYNTAX + tidying).error_type == "SyntaxError"
 
 
 def test_the_last_exception_is_kept_whatever_is_said_after_it() -> None:
-    traceback = TracebackReader()
+    symptoms = Symptoms("")
     for line in ("Traceback (most recent call last):", "socket.gaierror: [Errno -2] no such name", "bye"):
-        traceback.see(line)
-    assert traceback.error == ""
-    assert traceback.last == Failure("socket.gaierror: [Errno -2] no such name")
+        symptoms.see("stderr", line, 0.0)
+    assert symptoms.error == ""
+    assert symptoms.failure == Failure("socket.gaierror: [Errno -2] no such name")
 
 
 PLACES = {
@@ -244,9 +248,7 @@ PLACES = {
 
 @pytest.mark.parametrize(("text", "place"), PLACES.values(), ids=PLACES)
 def test_the_place_is_the_last_one_in_a_file_of_the_project(text: str, place: Frame) -> None:
-    failure = seen(text).last
-    assert failure is not None
-    assert own_frame(failure.frames, ["/x"]) == place
+    assert own_frame(failure_of(text).frames, ["/x"]) == place
 
 
 def test_a_relative_file_is_one_of_the_first_folder() -> None:
@@ -259,8 +261,7 @@ def test_what_is_not_in_the_project_is_no_place_of_it(file: str) -> None:
 
 
 def test_the_type_and_the_message_are_told_apart() -> None:
-    failure = seen(DOTTED).last
-    assert failure is not None
+    failure = failure_of(DOTTED)
     assert failure.error_type == "django.core.exceptions.ImproperlyConfigured"
     assert failure.message == "The SECRET_KEY setting must not be empty."
 
@@ -271,6 +272,5 @@ PIECES = st.sampled_from([*{line for text, _ in TROUBLE.values() for line in tex
 @given(st.lists(PIECES | st.text(max_size=80), max_size=300))
 def test_whatever_is_written_little_is_kept(lines: list[str]) -> None:
     reader = TracebackReader()
-    for line in lines:
-        reader.see(line)
-    assert len(reader.last.frames if reader.last is not None else ()) <= 50
+    found = filter(None, map(reader.see, lines))
+    assert all(len(failure.frames) <= 50 for failure in found)

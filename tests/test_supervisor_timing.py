@@ -56,7 +56,7 @@ def pauses(world: World) -> list[float]:
 async def test_a_port_that_was_taken_meanwhile_is_left(
     world: World, autojump_clock: trio.testing.MockClock, *, may_move: bool, ports: list[int]
 ) -> None:
-    """Two runs that start at the same time choose the same port, and the second server ends."""
+    """Another program may take it between the choice of a port and the start of a server."""
     world.programs["a"], world.taken = fails, {5000}
     plan = replace(A, env={"PORT": "5000"}, port=5000, may_move=may_move, max_quick_failures=1)
     async with supervised(world, plan) as (_, recorder):

@@ -251,6 +251,21 @@ def test_a_folder_whose_name_is_not_utf8_is_an_error(tmp_path: Path) -> None:
         next(changes._notify({f"{tmp_path}/\udcff"}, threading.Event()))
 
 
+@pytest.mark.real
+def test_a_file_whose_name_is_not_utf8_does_not_end_the_watching(tmp_path: Path) -> None:
+    """watchfiles cannot report it, and ends: a new watcher begins with a look at all files."""
+    root, stop = tmp_path.resolve(), threading.Event()
+    found = told(root, changes._notify, "*.py", stop=stop)
+    assert next(found).changes == {}
+    for number in range(3):
+        (root / os.fsdecode(b"not-\xff-%d.txt" % number)).write_text("1")
+        (root / f"{number}.py").write_text("1")
+        batch = next(found)
+        assert (names(batch), batch.warning) == ([f"{number}.py"], ("", ""))
+    stop.set()
+    assert list(found) == []
+
+
 _LIMITED = """
 import sys, threading
 from orchestra.watch.changes import _notify

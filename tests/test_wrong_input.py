@@ -69,6 +69,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="no-procfile",
         ),
         pytest.param(
+            {},
+            ["run", "web", "worker"],
+            (
+                "error: no Procfile with web, worker in HERE: looked for Procfile.dev and Procfile\n"
+                " hint: Nothing to run was found, either: write one, with lines such as `web: python app.py`.\n"
+            ),
+            id="no-procfile-for-run",
+        ),
+        pytest.param(
+            {},
+            ["check", "web", "worker"],
+            (
+                "error: no Procfile with web, worker in HERE: looked for Procfile.dev and Procfile\n"
+                " hint: Nothing to run was found, either: write one, with lines such as `web: python app.py`.\n"
+            ),
+            id="no-procfile-for-check",
+        ),
+        pytest.param(
             {"Procfile": WEB},
             ["run", "Procfile.dvv"],
             (

@@ -28,9 +28,8 @@ from msgspec import DecodeError
 from orchestra.asgi.requests import request_head
 from orchestra.bus import Bus
 from orchestra.config.schema import ReloadSettings
-from orchestra.control.doors import Request, admit
+from orchestra.control.doors import Request, admit, script_answer
 from orchestra.control.inject import Injector
-from orchestra.control.pages import client_script
 from orchestra.control.tabs import read_page, text_of
 from orchestra.events import Notice
 from orchestra.proxy.head import BadMessage, ResponseHead
@@ -39,7 +38,7 @@ from orchestra.proxy.rules import OWN_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestra.control.doors import App, Message, Receive, Refusal, Scope, Send
+    from orchestra.control.doors import App, Message, Receive, Scope, Send
     from orchestra.control.pages import Page
     from orchestra.events import Event
 
@@ -229,9 +228,10 @@ class _Routed:
         if scope["type"] not in ("http", "websocket") or path not in (f"{own}client.js", f"{own}live"):
             await self._app(scope, receive, send)
             return
-        refusal = admit(Request.of("browser", path.removeprefix(own), _without_tls(scope)))
+        request = Request.of("browser", path.removeprefix(own), _without_tls(scope))
+        refusal = admit(request)
         if scope["type"] == "http":
-            await _answer(refusal, scope, send)
+            await (refusal or script_answer(request)).send(request, send)
         elif refusal is None:
             await _Live(receive, send).run()
         else:
@@ -249,19 +249,6 @@ def _without_tls(scope: Scope) -> Scope:
         if name in (b"origin", b"referer")
     }
     return {**scope, "headers": [(name, plain.get(name, value)) for name, value in scope["headers"]]}
-
-
-async def _answer(refusal: Refusal | None, scope: Scope, send: Send) -> None:
-    headers = [(b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff")]
-    if refusal is None:
-        status, kind, body = 200, b"text/javascript; charset=utf-8", client_script()
-        headers.append((b"cache-control", b"no-cache"))
-    else:
-        status, kind, body = refusal.status, b"text/plain; charset=utf-8", refusal.text.encode()
-        headers += [(name.lower(), value) for name, value in refusal.headers]
-    headers += [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 html_injection_middleware = _Middleware(_Injecting)

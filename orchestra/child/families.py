@@ -7,6 +7,7 @@ with its square. A scan that began before a request cannot answer it: a process 
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
     from orchestra.child.table import Entry, Family
 
-__all__ = ["Families", "SharedLook", "family_of"]
+__all__ = ["EXTRA_MARK", "MARKS", "Families", "SharedLook", "family_of", "with_mark"]
 
 _Key = TypeVar("_Key")
 _Found = TypeVar("_Found")
 
-# The variables that mark the members of a child; the last only where two children of one name may overlap.
-_MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS")
-_EXTRA_MARK = "ORCHESTRA_CHILD"
+EXTRA_MARK = "ORCHESTRA_CHILD"
+MARKS = ("ORCHESTRA_RUN", "ORCHESTRA_PROCESS", EXTRA_MARK)
+"""The variables that mark the members of a child; the last only where two of one name may overlap."""
+
 # The pause after a scan, as a multiple of its time: scanning never takes more than a third of a core.
 _REST_RATIO = 2.0
 _FIRST_PAUSE = 0.01
@@ -34,10 +36,15 @@ _LONGEST_PAUSE = 0.2
 
 def family_of(leader: int, env: Mapping[str, str]) -> Family:
     """The family of a child with a certain environment."""
-    if not all(name in env for name in _MARKS):
+    if not all(name in env for name in MARKS if name != EXTRA_MARK):
         return table.Family(leader)
-    marks = (f"{name}={env[name]}".encode() for name in (*_MARKS, _EXTRA_MARK) if name in env)
+    marks = (f"{name}={env[name]}".encode() for name in MARKS if name in env)
     return table.Family(leader, frozenset(marks))
+
+
+def with_mark(env: Mapping[str, str]) -> dict[str, str]:
+    """Give an environment a mark of its own: of two children of one name, neither has the other's members."""
+    return {**env, EXTRA_MARK: secrets.token_hex(4)}
 
 
 class SharedLook(Generic[_Key, _Found]):

@@ -28,10 +28,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
-from contextlib import suppress
 
 TYPE_CHECKING = False  # as in `table`
 if TYPE_CHECKING or __package__:
@@ -43,7 +41,10 @@ else:  # A script under -I does not see its folder, and importing the package wo
     sys.path.pop()
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
+else:
+    import _signal as signal  # as in `table`
 
 # The stop signal and timeout of a process that was not reported: orchestra's defaults.
 USUAL_SIGNAL, USUAL_TIMEOUT = signal.SIGTERM, 5.0
@@ -105,7 +106,7 @@ def watch(parent: int, children: dict[int, Child], screens: dict[bytes, bytes]) 
 def made_of(leader: int, marks: bytes = b"") -> table.Family:
     """Make a family of a report; its leader has just been spawned, and may be gone again."""
     started = ""
-    with suppress(OSError):
+    with table.Suppress(OSError):
         started = getattr(table.read(leader), "started", "gone")
     variables = filter(None, bytes.fromhex(marks.decode()).split(b"\0"))
     return table.Family(leader, frozenset(variables), started)
@@ -113,7 +114,7 @@ def made_of(leader: int, marks: bytes = b"") -> table.Family:
 
 def wait_for(parent: int) -> Callable[[], bool]:
     """Make a function that waits for a report or the end of `parent`, and returns whether it was a report."""
-    with suppress(OSError):
+    with table.Suppress(OSError):
         if sys.platform == "linux":
             poll, descriptor = select.poll(), os.pidfd_open(parent)
             poll.register(0, select.POLLIN)
@@ -144,7 +145,7 @@ def is_held() -> bool:
 
 def write(path: bytes, data: bytes, *, is_waited_for: bool) -> bool:
     """Restore a terminal's own screen and cursor (not its modes); false: it accepts no output now."""
-    with suppress(OSError):
+    with table.Suppress(OSError):
         terminal = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:
             os.set_blocking(terminal, is_waited_for)

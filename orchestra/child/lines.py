@@ -13,19 +13,19 @@ Pure: bytes in, text out.
 from __future__ import annotations
 
 import codecs
-import re
 
 from orchestra.child.row import LONGEST_LINE, MOST_PARAMETERS, Row
+from orchestra.patterns import regex
 
 __all__ = ["LineSplitter", "clean", "without_colours"]
 
-_SGR = re.compile(r"\x1b\[[0-9;:]*m")
+_SGR = regex(r"\x1b\[[0-9;:]*m")
 # Bytes that plain text does not contain; the last begins U+0080 to U+009F in UTF-8.
 _NOT_PLAIN = bytes([*range(0x09), *range(0x0B, 0x20), 0x7F, 0xC2])
 # What makes a line more than text and colours.
-_MOVES = re.compile(rf"\x1b(?!\[[0-9;:]{{0,{MOST_PARAMETERS}}}m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]")
+_MOVES = regex(rf"\x1b(?!\[[0-9;:]{{0,{MOST_PARAMETERS}}}m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]")
 # A beginning that may still turn out to be a colour, or a line's end.
-_UNFINISHED = re.compile(rf"(?:\x1b(?:\[[0-9;:]{{0,{MOST_PARAMETERS}}})?|\r)\Z")
+_UNFINISHED = regex(rf"(?:\x1b(?:\[[0-9;:]{{0,{MOST_PARAMETERS}}})?|\r)\Z")
 # Characters of a prompt or a progress bar, with all its colours. A longer text is unfinished data.
 _LONGEST_PARTIAL = 8192
 

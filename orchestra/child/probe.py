@@ -17,7 +17,6 @@ Not here: when sockets are probed, which ones, and what follows (`readiness`, `s
 from __future__ import annotations
 
 import re
-import secrets
 import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,9 +25,11 @@ from urllib.parse import urljoin, urlsplit
 import trio
 from msgspec.structs import replace
 
+from orchestra.child.families import with_mark
 from orchestra.child.spawn import SpawnError, run_child
 from orchestra.config.checks import UPGRADE_REQUIRED, HttpCheck
 from orchestra.config.roles import Seen
+from orchestra.patterns import regex
 from orchestra.resolving import connected
 
 if TYPE_CHECKING:
@@ -60,16 +61,16 @@ _REST_TIMEOUT = 2.0
 _LINGER = 0.2
 # Enough for the head of a page, with its first script.
 _MAX_BYTES = 65536
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
+_STATUS_LINE = regex(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 # A status line is complete with the blank after the status.
 _STATUS_LENGTH = len(b"HTTP/1.1 200 ")
 _ANY_ANSWER = HttpCheck()
 # The ``Accept`` of a browser's window.
 _PAGES = "text/html, */*"
 # Answers of Go's server, nginx and Apache to a client that does not use TLS.
-_WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
+_WANTS_TLS = regex(rb"HTTPS (?:server|port)|SSL-enabled", re.IGNORECASE)
 _CLIENT = "/@vite/client"
-_REFERENCE = re.compile(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
+_REFERENCE = regex(rb"""["'](/[^"'\s]*?)@vite/client["'?]""")
 _NEXT = b'"/_next/'
 
 
@@ -258,9 +259,7 @@ async def tcp_answer(at: Address) -> str:
 
 async def exec_answer(command: str, *, cwd: Path, env: Mapping[str, str]) -> str:
     """Run a command, and end what it has started; return what was wrong, in words, with its last line."""
-    # A mark for each run: of several commands, the processes of one must not count as another's leftovers.
-    env = {**env, "ORCHESTRA_CHILD": secrets.token_hex(4)}
-    last = ""
+    env, last = with_mark(env), ""
 
     async def keep(_stream: object, lines: Sequence[str], _partial: object) -> None:
         nonlocal last

@@ -64,7 +64,6 @@ class Readiness:
     """The readiness of one child, from its spawn on.
 
     Args:
-        needs_address: Its address has to be found, even if no check needs it.
         needs_vite: Only Vite's socket counts, or that of another frontend's server.
         avoids_vite: Tells whether Vite's socket must not count, as the process runs it beside its own server.
         servers: Finds the processes of a leader's tree that listen at a port.
@@ -81,7 +80,6 @@ class Readiness:
         *,
         env: Mapping[str, str],
         port: int | None = None,
-        needs_address: bool = False,
         needs_vite: bool = False,
         avoids_vite: Callable[[], bool] | Literal[False] = False,
         probe: Probe = probe,
@@ -96,7 +94,9 @@ class Readiness:
         self._env = env
         self._port = port
         self.checks = tuple(dict.fromkeys(parse_checks(plan.ready)))
-        if needs_address and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
+        # Its address has to be found, even if no check needs it: the proxy will speak HTTP to an upstream.
+        self._is_upstream = plan.role in (Role.FRONTEND, Role.BACKEND)
+        if self._is_upstream and not any(isinstance(each, TcpCheck | HttpCheck) for each in self.checks):
             self.checks = (*self.checks, TcpCheck())
         self._listens_as_told = plan.app is not None  # our own server does
         self.listening: Address | None = None
@@ -230,9 +230,7 @@ class Readiness:
     ) -> Answer:
         if isinstance(check, HttpCheck):
             return await self._probe.http_answer(at, check=check, within=within)
-        # The proxy will speak HTTP to an upstream; about others nothing is known.
-        is_upstream = self._plan.role in (Role.FRONTEND, Role.BACKEND)
-        scheme: Scheme = "http" if is_upstream else "tcp"
+        scheme: Scheme = "http" if self._is_upstream else "tcp"  # about others nothing is known
         seen_at = at if at.scheme == "unix" else replace(at, scheme=scheme)
         return probe.Answer(await self._probe.tcp_answer(at), seen_at)
 

@@ -88,7 +88,7 @@ def look(leaders: Collection[int]) -> Mapping[int, Sequence[Member]]:
 
 
 def _members(tree: Collection[int], entries: Collection[table.Entry]) -> Sequence[Member]:
-    helpers = {pid for pid in tree if _HELPER in _read(pid, "cmdline")}
+    helpers = {pid for pid in tree if _HELPER in table.contents(f"/proc/{pid}/cmdline")}
     started = [each for each in entries if each.pid not in helpers]
     living = {each.parent for each in started if not each.is_zombie}
     parents = {each.parent for each in started}
@@ -105,7 +105,7 @@ def _members(tree: Collection[int], entries: Collection[table.Entry]) -> Sequenc
 
 def _member(pid: int, *, is_last: bool, has_child: bool) -> Member:
     # proc(5): behind the command in parentheses, cminflt is the 9th field, utime and stime the 12th and 13th.
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    fields = table.contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return Member(
         pid,
         os.readlink(f"/proc/{pid}/exe"),  # noqa: PTH115 - a name, not a file to touch
@@ -129,11 +129,6 @@ def _with_files(member: Member) -> Member:
             listens = listens or each.status == psutil.CONN_LISTEN
             is_connected = is_connected or bool(each.raddr)
     return member._replace(has_inotify=has_inotify, listens=listens, is_connected=is_connected)
-
-
-def _read(pid: int, name: str) -> bytes:
-    with open(f"/proc/{pid}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
-        return file.read()
 
 
 class TreeHistory:

@@ -22,6 +22,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from unicodedata import category, east_asian_width
 
+from orchestra.patterns import regex
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -38,7 +40,7 @@ _TAB = 8
 # Characters of one cell: a letter and its combining marks.
 _LONGEST_CELL = 16
 
-_TOKEN = re.compile(
+_TOKEN = regex(
     rf"""
       (?P<text> [^\x00-\x1f\x7f-\x9f]+ )
     | (?P<csi> (?: \x1b\[ | \x9b ) (?P<parameters> [0-?]{{0,{MOST_PARAMETERS}}} )
@@ -51,7 +53,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 # A string sequence (OSC, DCS, SOS, PM, APC) whose beginning was read.
-_STRING_REST = re.compile(r"[^\x07\x18\x1a\x1b\x9c]*[\x07\x18\x1a\x9c]?")
+_STRING_REST = regex(r"[^\x07\x18\x1a\x1b\x9c]*[\x07\x18\x1a\x9c]?")
 # CUU, CUD, CNL, CPL, CUP, VPR, VPA, HVP, VPB; SU, SD, IL, DL, and DECSTBM, which homes the cursor.
 _VERTICAL = frozenset("ABEFHedfkSTLMr")
 # IND, NEL, RI, RIS; the same as one character, and what moves to the next row.
@@ -60,14 +62,12 @@ _VERTICAL_CONTROLS = frozenset("\n\x0b\x0c\x84\x85\x8d")
 # Another screen.
 _OTHER_SCREEN = frozenset({"?47", "?1047", "?1049"})
 
-# fmt: off
 # The SGR code that ends all attributes, and the last code.
 _ENDS = {
     22: (1, 2), 23: (3, 20), 24: (4,), 25: (5, 6), 27: (7,), 28: (8,), 29: (9,), 10: (11,),
     39: (30,), 49: (40,), 50: (26,), 54: (51, 52), 55: (53,), 59: (58,), 65: (60, 61, 62, 63, 64),
     75: (73, 74),
-}
-# fmt: on
+}  # fmt: skip
 _LAST_CODE = 107
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 __all__ = [
-    "LOOPBACK",
     "Server",
     "SocketScanner",
     "another",

@@ -16,19 +16,35 @@ Standard library only, and little of it: the guardian loads this file by its pat
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from contextlib import suppress
 
-TYPE_CHECKING = False  # `typing` alone would cost the guardian a fifth of its memory.
+# `typing`, or `signal` (for its enums) together with `contextlib`, would cost a fifth of the guardian.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Collection, Iterable, Iterator
+else:
+    import _signal as signal
 
-__all__ = ["Entry", "Family", "environment", "find", "is_still_there", "read", "send", "take", "tree"]
+__all__ = ["Entry", "Family", "Suppress", "contents", "environment", "find", "is_still_there", "read", "send"]
+__all__ += ["take", "tree"]
 
 # Passes over /proc: a process that forks and exits repeatedly is seen in one of the first.
 _MAX_ROUNDS = 100
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+class Suppress:
+    """What `contextlib.suppress` is."""
+
+    def __init__(self, *errors: type[Exception]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._errors)
 
 
 class Entry:
@@ -82,7 +98,7 @@ class Family:
         self.signalled = number
         self._reached.clear()
         if self.leader:
-            with suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+            with Suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
                 os.killpg(self.leader, number)
 
     def has(self, member: Entry) -> None:
@@ -150,7 +166,7 @@ def read(pid: int) -> Entry | None:
     if sys.platform != "linux":
         return next(_ask_ps("-p", str(pid)), None)
     try:
-        stat = _contents(f"/proc/{pid}/stat")
+        stat = contents(f"/proc/{pid}/stat")
     except _GONE:
         return None
     # The command stands in parentheses and may itself contain them and blanks. After it, from the third field
@@ -171,7 +187,7 @@ def environment(pid: int) -> frozenset[bytes]:
     if sys.platform != "linux":
         return frozenset()
     try:
-        return frozenset(_contents(f"/proc/{pid}/environ").split(b"\0"))
+        return frozenset(contents(f"/proc/{pid}/environ").split(b"\0"))
     except _GONE:
         return frozenset()
 
@@ -187,7 +203,7 @@ def is_still_there(entry: Entry) -> bool:
 
 def send(entry: Entry, number: int) -> None:
     """Signal this very process, and none that got its number."""
-    with suppress(OSError):
+    with Suppress(OSError):
         if sys.platform == "linux":
             descriptor = os.pidfd_open(entry.pid)  # From here on, it is this process or none.
             try:
@@ -218,8 +234,8 @@ def tree(entries: Iterable[Entry], leader: int) -> set[int]:
     return found
 
 
-def _contents(path: str) -> bytes:
-    # A file object would cost four times as much, for each process of the machine.
+def contents(path: str) -> bytes:
+    """Read a file below ``/proc``; a file object would cost four times as much, for each process."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return b"".join(iter(lambda: os.read(descriptor, 65536), b""))
@@ -233,7 +249,7 @@ def _ask_ps(*which: str) -> Iterator[Entry]:
     command = ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="]
     for line in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
         pid, parent, group, state, started = line.split(None, 4)
-        with suppress(OSError):  # it has ended, or is another user's
+        with Suppress(OSError):  # it has ended, or is another user's
             yield Entry(
                 int(pid),
                 parent=int(parent),

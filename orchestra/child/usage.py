@@ -7,26 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from orchestra.child import table
+from orchestra.events import ProcessMeasured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Meter", "Usage"]
-
-
-class Usage(NamedTuple):
-    """The resources of a process and all its descendants.
-
-    Attributes:
-        cpu: Cores that were busy with it since the last look; 0 at the first one.
-        memory: Bytes in main memory.
-    """
-
-    cpu: float
-    memory: int
+__all__ = ["Meter"]
 
 
 class Meter:
@@ -36,8 +25,10 @@ class Meter:
         self._seconds: dict[tuple[int, float], float] = {}  # CPU seconds, by pid and start time
         self._looked_at = 0.0
 
-    def look(self, leaders: Mapping[str, int]) -> dict[str, Usage]:
+    def look(self, leaders: Mapping[str, int]) -> list[ProcessMeasured]:
         """Measure the sessions of `leaders` (pids by name); blocks. One that has ended is left out.
+
+        At the first look, the CPU is not known, and 0.
 
         Raises:
             OSError: The process table cannot be read.
@@ -47,7 +38,7 @@ class Meter:
         now, entries = time.monotonic(), list(table.take())
         elapsed, self._looked_at = now - self._looked_at, now
         before, self._seconds = self._seconds, {}
-        found: dict[str, Usage] = {}
+        found = []
         for name, leader in leaders.items():
             busy, memory = 0.0, 0
             for pid in table.tree(entries, leader):
@@ -58,5 +49,5 @@ class Meter:
                     seconds = self._seconds[key] = times.user + times.system
                     busy += max(seconds - before.get(key, seconds), 0.0)
             if memory:
-                found[name] = Usage(busy / elapsed, memory)
+                found.append(ProcessMeasured(process=name, cpu=round(busy / elapsed, 3), memory=memory))
         return found

@@ -54,14 +54,12 @@ HIGHEST_PORT = 65535
 # Ports of AirPlay's receiver on every newer Mac.
 _MACOS_PORTS = frozenset({5000, 7000})
 # Browsers refuse to open these: https://fetch.spec.whatwg.org/#port-blocking
-# fmt: off
 BLOCKED_PORTS = frozenset({
     1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104,
     109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515,
     526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049,
     3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
-})
-# fmt: on
+})  # fmt: skip
 
 _LISTEN_FORM = "Write HOST:PORT, such as 127.0.0.1:8000, [::1]:8000, or a port alone."
 
@@ -72,6 +70,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     Attributes:
         scripts: The folder of programs that were installed beside orchestra:
             ``sysconfig.get_path("scripts")``.
+        claim: Claims a free port for this run; false if another run has claimed it.
         holder: Names what listens on a port: ``pid 812 (node)``; empty if that is invisible.
         try_listen: Raises `ConfigError` if an address cannot be bound now.
         kept: The ports of processes that run already, by name: they keep them.
@@ -82,6 +81,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str]
     scripts: str | None = None
     is_free: Callable[[int], bool] = lambda _: True
+    claim: Callable[[int], bool] = lambda _: True
     holder: Callable[[int], str] = lambda _: ""
     try_listen: Callable[[str, int], None] = lambda _host, _port: None
     kept: Mapping[str, int] = field(default_factory=dict)
@@ -286,7 +286,10 @@ class Ports(Struct, kw_only=True):
             return f"port {port} cannot be used"
         taker = _taker(port, self.processes) or process
         owner = taker.name if taker is not process else self._owner(port, instance)
-        return f"port {port} is {owner}'s" if owner else self._held(port, process)
+        if owner or (held := self._held(port, process)):
+            return f"port {port} is {owner}'s" if owner else held
+        is_ours = not process.instances or self.machine.claim(port)
+        return "" if is_ours else f"port {port} is another run's"
 
     def _owner(self, port: int, instance: str) -> str:
         others = (name for name, its in self.by_instance.items() if its == port and name != instance)

@@ -37,9 +37,15 @@ _MAX_FILE_SIZE = 300_000
 _USUAL_FILES = ("main", "app", "asgi", "server", "api", "wsgi", "application", "__init__")
 _USUAL_NAMES = ("app", "application", "api")
 _MODULE = re.compile(r"(?!test_|conftest).*\.py")
-_KINDS = "FastAPI|Starlette|Litestar|Quart|APIFlask|Flask|Sanic"
+_KINDS = "FastAPI|Starlette|Litestar|Quart|APIFlask|Flask|Sanic|Bottle"
 _FLASKS = ("Flask", "APIFlask")
-_FRAMEWORKS = frozenset({"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django", "sanic"})
+_FRAMEWORKS = frozenset(
+    {"fastapi", "starlette", "litestar", "quart", "apiflask", "flask", "django", "sanic", "bottle"}
+)
+# The frameworks that come with a server of their own.
+_OWN_SERVERS = {"Flask": "flask", "APIFlask": "flask", "Sanic": "sanic", "Bottle": "bottle"}
+# Servers that are given an expression, and so a call of a factory.
+_EVALUATING = frozenset({"hypercorn", "bottle"})
 # `app = FastAPI(`, `app: FastAPI = fastapi.FastAPI(`, `app = create_app(`.
 _ASSIGNED = re.compile(r"^([ \t]*)(\w+)(?: *:[ \w.\[\]]+)? *= *(?:\w+\.)*(\w+)\(", re.MULTILINE)
 _FUNCTION = re.compile(
@@ -68,6 +74,7 @@ _SERVE = {
     "hypercorn": "hypercorn --graceful-timeout 1 --bind 127.0.0.1:$PORT {target}",
     "flask": "flask --app {target} run --debug --no-reload --port $PORT",
     "sanic": "sanic --single-process --port $PORT {factory}{target}",
+    "bottle": "python -m bottle --debug --bind 127.0.0.1:$PORT {target}",
 }
 _PATH = r"""\(\s*(?:\w+\s*=\s*)?[rf]?["'](/[\w.-]+(?:/[\w.-]+)*)"""
 _METHODS = r"(?:get|post|put|patch|delete|head|options|route|websocket|api_route)"
@@ -255,7 +262,7 @@ class Sources:
             command = "python manage.py runserver --noreload 127.0.0.1:$PORT"
             return Call(folder, self.in_environment(command, folder), f"{file} is Django's")
         server = self._server(application)
-        call = "()" if application.is_factory and server == "hypercorn" else ""
+        call = "()" if application.is_factory and server in _EVALUATING else ""
         command = _SERVE[server].format(
             factory="--factory " if application.is_factory else "", target=shlex.quote(f"{target}{call}")
         )
@@ -282,10 +289,8 @@ class Sources:
 
     def _server(self, application: Application) -> str:
         """Choose the server: one that the project names, that its environment has, or the usual one."""
-        if application.kind in _FLASKS:
-            return "flask"
-        if application.kind == "Sanic":
-            return "sanic"
+        if application.kind in _OWN_SERVERS:
+            return _OWN_SERVERS[application.kind]
         offered = ["uvicorn", "granian", "hypercorn"]
         if application.kind == "Quart":
             offered.reverse()

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from orchestra.config.plan import Address
+from orchestra.patterns import regex
 
 __all__ = [
     "FORMS",
@@ -33,8 +34,8 @@ FORMS = (
 """All forms, for people."""
 
 _LONGEST_DELAY = 86400.0
-_HTTP = re.compile(r"(?P<url>https?://[^\s/?#@=]+)?(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
-_PLACE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]:|(?P<host>[^\s:/\[\]]+):)?(?P<port>[0-9]{1,5})")
+_HTTP = regex(r"(?P<url>https?://[^\s/?#@=]+)?(?P<path>/[!-~]*?)?(?:=(?P<status>[1-5][0-9]{2}))?")
+_PLACE = regex(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]:|(?P<host>[^\s:/\[\]]+):)?(?P<port>[0-9]{1,5})")
 UPGRADE_REQUIRED = 426
 """The answer of a socket that accepts nothing but WebSockets."""
 

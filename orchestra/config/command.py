@@ -26,6 +26,7 @@ from orchestra.config.packages import package_folder, scripts_of, unreadable, wo
 from orchestra.config.reloaders import Reloader, find_reloader
 from orchestra.config.roles import NOT_HTTP
 from orchestra.errors import ConfigError
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "read"]
 
 # How `concurrently` refers to a script: `npm:dev`.
-_SHORTCUT = re.compile(r"^(bun|npm|pnpm|yarn):")
+_SHORTCUT = regex(r"^(bun|npm|pnpm|yarn):")
 # Others that run several scripts of packages at once; which ones is not read.
 _OF_SEVERAL = frozenset({"lerna", "npm-run-all", "npm-run-all2", "nx", "run-p", "turbo"})
 # Frameworks that include Vite, with the word that starts their development server.
@@ -42,18 +43,17 @@ _FRAMEWORKS = {"ng": "serve"} | dict.fromkeys(
 )
 # The depth to which scripts that call scripts are followed: more is a loop or a puzzle.
 _MAX_DEPTH = 8
-_OPERATOR = re.compile(r"[;&|()]+")
-_SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
-_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+_OPERATOR = regex(r"[;&|()]+")
+_SUBSTITUTION = regex(r"\$\([^()]*\)|`[^`]*`")
+_ASSIGNMENT = regex(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 # Characters whose meaning the shell decides at run time.
-_INTERPRETER = re.compile(r"python(\d(\.\d+)?)?|node(js)?|(ba|da|k|z)?sh")
-_SCRIPT = re.compile(r".*\.(py|m?js|cjs|m?ts|sh)")
-_UNKNOWN = re.compile(r"[$`*?~]")
+_INTERPRETER = regex(r"python(\d(\.\d+)?)?|node(js)?|(ba|da|k|z)?sh")
+_SCRIPT = regex(r".*\.(py|m?js|cjs|m?ts|sh)")
+_UNKNOWN = regex(r"[$`*?~]")
 # Programs that run the command after them. `cd` and the like come before a command and change nothing.
-# fmt: off
 _WRAPPERS = frozenset({
     "command", "cross-env", "env", "exec", "nice", "nohup", "setsid", "stdbuf", "time", "timeout",
-})
+})  # fmt: skip
 _LAUNCHERS = frozenset({"hatch", "pdm", "pipenv", "poetry", "rye", "uv"})
 _SHELLS = frozenset({"bash", "dash", "sh", "zsh"})
 _HARMLESS = frozenset({":", "echo", "export", "printf", "set", "trap", "true", "ulimit", "umask", "unset"})
@@ -62,8 +62,7 @@ _NOT_PROGRAMS = _HARMLESS | {
     "!", ".", "[", "[[", "{", "}", "alias", "builtin", "case", "command", "do", "done", "elif", "else",
     "esac", "eval", "exit", "false", "fi", "for", "function", "if", "kill", "popd", "pushd", "pwd", "read",
     "return", "select", "shift", "source", "test", "then", "type", "until", "wait", "while",
-}
-# fmt: on
+}  # fmt: skip
 _MANAGERS = frozenset({"bun", "npm", "pnpm", "yarn"})
 # Managers whose `run` is for scripts alone: the others run programs and files, too.
 _RUN_SCRIPTS_ONLY = frozenset({"npm", "pnpm"})
@@ -80,34 +79,33 @@ _WORKSPACE_OPTIONS = frozenset({"--filter", "--workspace", "-F", "-w"})
 _CALL_OPTIONS = frozenset({"--call", "-c"})
 # Options that take a value, for all programs that are followed: if one has a flag of the same name, the worst
 # that happens is that Vite is found by its socket.
-# fmt: off
 _VALUE_OPTIONS = _FOLDER_OPTIONS | _WORKSPACE_OPTIONS | _CALL_OPTIONS | frozenset({
     "--base", "--chdir", "--conditions", "--config", "--configLoader", "--env-file", "--experimental-loader",
     "--extra", "--group", "--import", "--loader", "--logLevel", "--loglevel", "--mode", "--names",
     "--package", "--port", "--prefix-colors", "--project", "--python", "--registry", "--reporter",
     "--require", "--unset", "--with", "-X", "-a", "-k", "-l", "-m", "-n", "-p", "-r", "-u",
-})
+})  # fmt: skip
 # The default port of a server; 0: it reads one from the environment, which we set.
 _SERVERS: Mapping[str, int] = {
-    "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000, "gunicorn": 0,
-    "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000, "mkdocs": 8000, "pserve": 0,
-    "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000, "waitress-serve": 8080,
-}
+    "bottle": 8080, "daphne": 8000, "django-admin": 8000, "fastapi": 8000, "flask": 0, "granian": 8000,
+    "gunicorn": 0, "http.server": 8000, "hypercorn": 8000, "litestar": 8000, "manage.py": 8000,
+    "mkdocs": 8000, "pserve": 0, "quart": 0, "sanic": 8000, "uvicorn": 0, "uvicorn-hmr": 8000,
+    "waitress-serve": 8080,
+}  # fmt: skip
 # Programs with many uses, and the words that make them serve.
 _SERVING_WORDS: Mapping[str, set[str]] = {
     "django-admin": {"runserver", "runserver_plus"}, "fastapi": {"dev", "run"}, "flask": {"run"},
     "litestar": {"run"}, "manage.py": {"runserver", "runserver_plus"}, "quart": {"run"},
-}
-# fmt: on
+}  # fmt: skip
 # These serve files: their port is known, but they are not a backend.
 _FILE_SERVERS = frozenset({"http.server", "mkdocs"})
 # 8000, :8000, 127.0.0.1:8000, [::1]:8000; of Docker's 8000:80, the port of this machine.
-_PORT = re.compile(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
+_PORT = regex(r"(?:[^\s/]*?[^\d\s/][^\s/]*?:|:)?([0-9]{2,5})(?::[0-9]+)?")
 _POSITIONAL_PORT = frozenset({"django-admin", "http.server", "manage.py"})
 # A container's port: where it is published on this machine and, after that, its own.
 _CONTAINERS = frozenset({"docker", "docker-compose", "nerdctl", "podman", "podman-compose"})
-_PUBLISHED = re.compile(r"(?<!\S)(?:-p|--publish)[= ]?(?:\S*:)?([0-9]{2,5}):[0-9]+(?:/tcp)?(?!\S)")
-_PORT_OPTIONS = re.compile(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
+_PUBLISHED = regex(r"(?<!\S)(?:-p|--publish)[= ]?(?:\S*:)?([0-9]{2,5}):[0-9]+(?:/tcp)?(?!\S)")
+_PORT_OPTIONS = regex(r"--(?:port|bind|http|addr|address|listen|endpoint)|-[pblS]")
 
 
 class Reading(Struct, frozen=True, kw_only=True):

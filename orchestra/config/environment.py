@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from orchestra.config.files import Problems, read_text
 from orchestra.errors import ConfigError
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,11 +47,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - not to liste
 # Read by Vite beside its own `server.allowedHosts`, since 6.1.
 VITE_HOSTS = "__VITE_ADDITIONAL_SERVER_ALLOWED_HOSTS"
 
-_PORT_IN_COMMAND = re.compile(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
+_PORT_IN_COMMAND = regex(rf"\$(?:{{(?:{'|'.join(PORT_VARIABLES)})\b|(?:{'|'.join(PORT_VARIABLES)})\b)")
 
 # A variable as a shell expands it; python-dotenv expands it in braces only.
-_BARE = re.compile(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BARE = regex(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
+_NAME = regex(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def for_child(

@@ -29,13 +29,11 @@ __all__ = ["Forwarded", "Frontend", "find_frontends"]
 
 _RUNNERS = {"npm": "npx", "pnpm": "pnpm exec", "yarn": "yarn", "bun": "bunx"}
 # Packages that render pages, and may have an API of their own; all but Next.js include Vite.
-# fmt: off
 _RENDERERS = (
     "@sveltejs/kit", "nuxt", "astro", "@react-router/dev", "@remix-run/dev", "@solidjs/start",
     "@tanstack/react-start", "@qwik.dev/router", "@builder.io/qwik-city", "@analogjs/platform", "vike",
     "next",
-)
-# fmt: on
+)  # fmt: skip
 # Servers that may not be Vite, with the paths of their WebSockets.
 _OTHERS = {
     "next": ("/_next/",),

@@ -5,24 +5,23 @@ Not here: what a terminal sends for a key (`dashboard/keys`), what the actions d
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["ACTIONS", "NAMED", "bindings"]
 
-# fmt: off
 NAMED = frozenset({
     "up", "down", "left", "right", "home", "end", "pageup", "pagedown", "delete", "enter", "tab", "space",
     "backspace", "escape", "wheel-up", "wheel-down",
     "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9", "f10", "f11", "f12",
-})
-# fmt: on
+})  # fmt: skip
 """Names of keys, beside characters and ``ctrl-a`` to ``ctrl-z``."""
 
-_CONTROL = re.compile(r"ctrl-[a-z]")
+_CONTROL = regex(r"ctrl-[a-z]")
 
 ACTIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "up": (("up", "k"), "choose what stands above"),

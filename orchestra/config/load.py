@@ -113,7 +113,8 @@ def examine(
     `ConfigError`.
     """
     current_folder()  # everything is relative to it
-    reader = _Reader(None if procfile is None else Path(procfile), machine, overrides or Overrides())
+    path = None if procfile is None else Path(procfile)
+    reader = _Reader(path, machine, overrides or Overrides(), wanted=only)
     reader.choose(only, left_out)
     reader.read_environments()
     reader.read_commands()
@@ -123,16 +124,19 @@ def examine(
 class _Reader:
     """Turns the user's files into the plan, step by step."""
 
-    def __init__(self, path: Path | None, machine: Machine, overrides: Overrides) -> None:
+    def __init__(
+        self, path: Path | None, machine: Machine, overrides: Overrides, *, wanted: Sequence[str]
+    ) -> None:
         self.machine = machine
         self.overrides = overrides
         self.problems = Problems()
         asked = None if overrides.root is None else Path(overrides.root)
-        target = overrides.target
-        self.written = read_written(path, asked or Path(), machine, self.problems, target=target)
+        self.written = read_written(
+            path, asked or Path(), machine, self.problems, target=overrides.target, wanted=wanted
+        )
         self.path, self.file = self.written.path, self.written.file
         self.settings = self.file.settings
-        self.notes = [*self.written.notes]
+        self.notes = [*self.file.notes]
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
@@ -165,7 +169,7 @@ class _Reader:
         self.env_files = [self.root / name for name in names]
         self.env = environment.merge(self.machine.environ, files, self.problems)
         for each in self.chosen:
-            each.env = {**self.env, **each.own_variables}
+            each.env = {**self.env, **each.env}
 
     def read_commands(self) -> None:
         """Find out what each command does, its tools, its errors, and the ports that it takes."""
@@ -326,6 +330,8 @@ class _Reader:
         reload = self.settings.reload
         shown = {name: getattr(self.overrides, name) for name in ("timestamps", "names", "requests")}
         given = {name: value for name, value in shown.items() if value is not None}
+        settings = [self.path.with_name(name) for name in (toml.OWN_FILE, toml.SHARED_FILE)]
+        files = (self.path, *settings, *self.written.others, *self.env_files)
         return Plan(
             **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on, **given},
             processes=tuple(processes),
@@ -334,9 +340,7 @@ class _Reader:
             dashboard=self.settings.dashboard,
             procfile=self.path.absolute(),
             folder=self.root,
-            files=tuple(
-                Path(normpath(each.absolute())) for each in (self.path, *self.written.others, *self.env_files)
-            ),
+            files=tuple(Path(normpath(each.absolute())) for each in files),
             env_files=tuple(self.env_files),
             notes=tuple(self.notes),
         )

@@ -23,6 +23,7 @@ from orchestra.config.files import is_file, is_folder, text_if_any, upward
 from orchestra.config.plan import Install
 from orchestra.errors import ConfigError
 from orchestra.folders import read_file
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ LOCKS = {
 _INSTALL_MARKS = (".package-lock.json", ".modules.yaml", ".yarn-integrity", ".yarn-state.yml", ".bin/vite")
 # Fields of npm's lock file for packages that may be left out on this machine.
 _MAY_BE_MISSING = ("optional", "devOptional", "peer")
-_RESOLVED = re.compile(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
+_RESOLVED = regex(r'^ +resolved "?([^"\s]+)', re.MULTILINE)
 # The depth at which workspaces are looked for: apps/web is common, three levels are not.
 _WORKSPACE_GLOBS = ("*/package.json", "*/*/package.json")
 
@@ -116,9 +117,9 @@ def needed_by(described: _Json) -> list[str]:
     return [name for table in tables if isinstance(table, dict) for name in table]
 
 
-def lock_content(folder: Path) -> tuple[bytes | None, ...]:
+def lock_content(folder: Path) -> tuple[str, ...]:
     """Give the inputs of an installation: `package.json` and the lock files."""
-    return tuple(_bytes(folder / name) for name in ("package.json", *LOCKS))
+    return tuple(text_if_any(folder / name) for name in ("package.json", *LOCKS))
 
 
 def workspace(name: str, cwd: Path, root: Path) -> Path | None:
@@ -265,10 +266,3 @@ def _is_as_npm_noted(lock: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
 def _importers(lock: Path) -> str:
     """The part of pnpm's lock file with the packages of each `package.json`."""
     return text_if_any(lock).partition("\nimporters:\n")[2].partition("\npackages:\n")[0]
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes() if is_file(path) else None
-    except OSError:
-        return None

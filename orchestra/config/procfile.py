@@ -10,7 +10,6 @@ Not here: what a command means, whether it can be run.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -18,9 +17,10 @@ from msgspec import Struct
 from orchestra.config.files import Problems, is_file, read_text
 from orchestra.errors import ConfigError
 from orchestra.folders import current_folder
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -30,9 +30,9 @@ __all__ = ["DEFAULT_NAMES", "Entry", "find", "is_name", "parse", "read", "render
 DEFAULT_NAMES = ("Procfile.dev", "Procfile")
 
 _BLANKS = " \t\r"
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_NOT_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_ASSIGNMENT = re.compile(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
+_NAME = regex(r"[A-Za-z0-9_-]+")
+_NOT_NAME = regex(r"[^A-Za-z0-9_-]")
+_ASSIGNMENT = regex(r"(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=")
 _NAME_RULE = "Names are made of letters, digits, _ and -"
 
 
@@ -44,10 +44,11 @@ class Entry(Struct, frozen=True):
     line: int
 
 
-def find(folder: Path, *, otherwise: Path | None = None) -> Path:
+def find(folder: Path, *, otherwise: Path | None = None, wanted: Sequence[str] = ()) -> Path:
     """Find the default Procfile of `folder`: ``Procfile.dev``, otherwise ``Procfile``, otherwise `otherwise`.
 
-    Without one, the hint of the `ConfigError` names similar files in the folder.
+    Without one, the `ConfigError` repeats the processes that are `wanted`, of which one may have been meant
+    as a file, and its hint names similar files in the folder.
     """
     for name in DEFAULT_NAMES:
         path = folder / name
@@ -55,7 +56,8 @@ def find(folder: Path, *, otherwise: Path | None = None) -> Path:
             return path
     if otherwise is not None:
         return otherwise
-    text = f"no Procfile in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
+    with_them = f" with {', '.join(wanted)}" if wanted else ""
+    text = f"no Procfile{with_them} in {current_folder() / folder}: looked for {' and '.join(DEFAULT_NAMES)}"
     example = "Run `orchestra init`, or write one with lines such as `web: python app.py`."
     raise ConfigError(text, hint=similar(folder) or example)
 

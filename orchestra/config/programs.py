@@ -18,6 +18,7 @@ from orchestra.config import tools
 from orchestra.config.files import is_file, subfolders
 from orchestra.config.plan import Note
 from orchestra.config.tools import Program, find_program, shown
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,24 +40,27 @@ _NEXT_STEPS = {
     "corepack": "Install it: `npm install -g corepack`",
     "vite": "Run it through its package: `npx vite`",
 }
-_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+_QUOTED = regex(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 _BEGIN = r"(?:^|[;&|({!]|\b(?:then|do|else|if|while|until))\s*"
 # A pattern for it, and what to write instead that every shell has; empty if nothing is as short.
 _WORDS: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "source": (re.compile(_BEGIN + r"source\s"), ". FILE"),
-    "[[": (re.compile(_BEGIN + r"\[\[\s"), "[ … ]"),
-    "pushd": (re.compile(_BEGIN + r"(?:pushd|popd)\b"), "(cd DIR && …)"),
-    "shopt": (re.compile(_BEGIN + r"shopt\s"), ""),
-    "declare": (re.compile(_BEGIN + r"(?:declare|typeset)\s"), "NAME=VALUE"),
-    "mapfile": (re.compile(_BEGIN + r"(?:mapfile|readarray)\b"), "while read -r"),
-    "function": (re.compile(_BEGIN + r"function\s+\w"), "NAME() { …; }"),
-    "{1..3}": (re.compile(r"(?<!\$)\{\w+\.\.\w+(?:\.\.\w+)?\}"), "1 2 3"),
-    "{a,b}": (re.compile(r"(?<!\$)\{[^{}\s,]*,[^{}\s]*\}"), "a b"),
-    "<<<": (re.compile(r"<<<"), "echo … | COMMAND"),
-    "<(…)": (re.compile(r"[<>]\("), ""),
-    "&>": (re.compile(r"&>>?(?!&)"), "> FILE 2>&1"),
-    "|&": (re.compile(r"\|&"), "2>&1 |"),
+    "source": (regex(_BEGIN + r"source\s"), ". FILE"),
+    "[[": (regex(_BEGIN + r"\[\[\s"), "[ … ]"),
+    "pushd": (regex(_BEGIN + r"(?:pushd|popd)\b"), "(cd DIR && …)"),
+    "shopt": (regex(_BEGIN + r"shopt\s"), ""),
+    "declare": (regex(_BEGIN + r"(?:declare|typeset)\s"), "NAME=VALUE"),
+    "mapfile": (regex(_BEGIN + r"(?:mapfile|readarray)\b"), "while read -r"),
+    "function": (regex(_BEGIN + r"function\s+\w"), "NAME() { …; }"),
+    "{1..3}": (regex(r"(?<!\$)\{\w+\.\.\w+(?:\.\.\w+)?\}"), "1 2 3"),
+    "{a,b}": (regex(r"(?<!\$)\{[^{}\s,]*,[^{}\s]*\}"), "a b"),
+    "<<<": (regex(r"<<<"), "echo … | COMMAND"),
+    "<(…)": (regex(r"[<>]\("), ""),
+    "&>": (regex(r"&>>?(?!&)"), "> FILE 2>&1"),
+    "|&": (regex(r"\|&"), "2>&1 |"),
 }
+# One of these is in each of them: few commands have any.
+_SIGNS = "([{<>|"
+_NAMES = ("source", "pushd", "popd", "shopt", "declare", "typeset", "mapfile", "readarray", "function")
 # Shells that know all of this, also when they are called as sh.
 _KNOWING = frozenset({"bash", "ksh", "ksh93", "mksh", "zsh"})
 
@@ -128,6 +132,8 @@ def knows_bash(shell: str) -> bool:
 
 def foreign_word(command: str) -> tuple[str, str] | None:
     """Find the first word in a command that is only bash's, and what every shell has instead."""
+    if not any(each in command for each in (*_SIGNS, *_NAMES)):
+        return None
     bare = _QUOTED.sub(lambda found: "_" * len(found[0]), command)
     found = (
         (match.start(), word, instead)

@@ -33,26 +33,24 @@ class Reloader(Struct, frozen=True):
     template_delay: float = 0.0
 
 
-# fmt: off
 # Options that make a server reload itself.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "flask": ("--debug", "--reload"), "granian": ("--reload",), "gunicorn": ("--reload",),
-    "hypercorn": ("--reload",), "litestar": ("--reload", "-r"), "pserve": ("--reload",),
-    "quart": ("--debug", "--reload"), "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"),
-    "uvicorn": ("--reload",),
-}
+    "bottle": ("--reload",), "flask": ("--debug", "--reload"), "granian": ("--reload",),
+    "gunicorn": ("--reload",), "hypercorn": ("--reload",), "litestar": ("--reload", "-r"),
+    "pserve": ("--reload",), "quart": ("--debug", "--reload"),
+    "sanic": ("--auto-reload", "--dev", "--reload", "-d", "-r"), "uvicorn": ("--reload",),
+}  # fmt: skip
 # Subcommands that reload by default, with the option that disables it.
 _SUBCOMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "django-admin": (("runserver", "runserver_plus"), "--noreload"), "fastapi": (("dev",), "--no-reload"),
     "manage.py": (("runserver", "runserver_plus"), "--noreload"),
-}
+}  # fmt: skip
 # Programs that restart another one when a file changes.
 _RUNNERS = frozenset({
     "arelo", "entr", "hupper", "nodemon", "reflex", "watchexec", "watchfiles", "watchmedo", "wgo",
-})
+})  # fmt: skip
 # Programs that change a running program in place.
 _HOT = frozenset({"fastapi-hmr", "hmr", "jurigged", "reloadium", "uvicorn-hmr"})
-# fmt: on
 _OFF = frozenset({"--no-reload", "--noreload"})
 # Django caches templates until its reloader has noticed a change: it looks once a second.
 _DJANGO = frozenset({"django-admin", "manage.py"})

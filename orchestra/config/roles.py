@@ -73,12 +73,10 @@ __all__ = [
 # Names of processes that are the backend, in the order of preference.
 BACKEND_NAMES = ("backend", "api", "web", "server", "app")
 # Programs whose sockets are not probed.
-# fmt: off
 NOT_HTTP = frozenset({
     "beanstalkd", "mariadbd", "memcached", "mongod", "mosquitto", "mysqld", "mysqld_safe", "nats-server",
     "postgres", "rabbitmq-server", "redis-server", "valkey-server",
-})
-# fmt: on
+})  # fmt: skip
 # Seconds without a listening socket after which a process is taken for one that never has one.
 SILENT_AFTER = 5.0
 

@@ -37,21 +37,17 @@ __all__ = [
 ]
 
 # Settings of earlier versions that are constants now: if a file still has one, there is a note.
-# fmt: off
 CONSTANTS: Mapping[str, str] = {
     "hold_requests": "256", "hold_bytes": "8 MiB", "max_head": "64 KiB", "header_timeout": "10 s",
     "idle_timeout": "75 s", "max_connections": "1024", "pool": "64",
-}
-# fmt: on
+}  # fmt: skip
 
 # The backend's paths unless the settings list them.
 API_PREFIX = "/api"
 # Vite's own paths, which never go to a backend. A name that ends in "/" stands for all below it.
-# fmt: off
 VITE_PATHS = (
     "/@vite/", "/@id/", "/@fs/", "/@react-refresh", "/node_modules/.vite/", "/__open-in-editor", "/_next/",
-)
-# fmt: on
+)  # fmt: skip
 
 
 # Paths below it are answered by the one address itself.

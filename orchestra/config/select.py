@@ -53,7 +53,7 @@ class Draft(Struct, kw_only=True):
         waits_for: Its dependencies, without invalid ones.
         ready: Its readiness checks, without those that are invalid.
         instances: Their names: a single one has that of the process; without any it is not run.
-        env: The environment of its command, without ports.
+        env: The environment of its command, without ports; at first its own variables.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Draft(Struct, kw_only=True):
     waits_for: tuple[Dependency, ...] = ()
     ready: str | tuple[str, ...] | None = None
     instances: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
     reading: Reading = Reading()
     install: Install | None = None
     program: str = ""
@@ -77,11 +77,6 @@ class Draft(Struct, kw_only=True):
     def names(self) -> Sequence[str]:
         """Its instances, or a substitute if it is not run."""
         return self.instances or [self.name]
-
-    @property
-    def own_variables(self) -> dict[str, str]:
-        """Its own variables, without one that was refused and would hide all programs."""
-        return {name: text for name, text in self.settings.env.items() if not _hides_programs(name, text)}
 
     @property
     def tools_folder(self) -> Path:
@@ -154,31 +149,24 @@ def _command_of(
     if not procfiles.is_name(name):
         hint = "Names are made of letters, digits, _ and -."
         raise file.error(keys, "not allowed as a name", hint=hint)
-    place = (
-        f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else str(table.app)
-    )
-    return command or _serve(str(table.app), place)
-
-
-def _serve(app: str, place: str) -> str:
-    """Give the command that serves an application, which was set at `place`."""
-    # `place` has no line number: a line inserted above would require a restart. And the shell does not expand
+    if command:
+        return command
+    app = str(table.app)
+    # Without a line number: a line inserted above would require a restart. And the shell does not expand
     # PORT: a spare gets another one when it serves.
+    place = f"{file.path}: {'.'.join((*file.above, *keys, 'app'))}" if file.path is not None else app
     return "exec " + shlex.join(["python3", str(_SERVER), place, "--bind", "127.0.0.1:$PORT", app])
 
 
-def _hides_programs(variable: str, value: str) -> bool:
-    """Whether it is a ``PATH`` that refers to itself, but is not expanded."""
-    return variable == "PATH" and "$" in value
-
-
 def _check_environment(process: Draft) -> None:
+    process.env = dict(process.settings.env)
     for variable, value in process.settings.env.items():
         keys = ("process", process.name, "env", variable)
         if variable in environment.PORT_VARIABLES:
             hint = f"Set process.{process.name}.port = {value or 5000} instead."
             process.file.refuse(keys, "orchestra sets this variable", hint=hint)
-        elif _hides_programs(variable, value):
+        elif variable == "PATH" and "$" in value:
+            del process.env[variable]  # it would hide all programs
             hint = "Write PATH=...:${PATH} into a file .env, or begin the command with PATH=...:$PATH."
             process.file.refuse(keys, "variables are not expanded here", hint=hint)
         elif not variable or "=" in variable or "\0" in variable + value:

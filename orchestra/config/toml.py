@@ -32,6 +32,7 @@ from orchestra.config.schema import (
     documented,
 )
 from orchestra.errors import ConfigError
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,9 +43,9 @@ OWN_FILE = "orchestra.toml"
 SHARED_FILE = "pyproject.toml"
 
 _TABLES = {each.name: each.type for each in structs.fields(Settings) if each.name != "process"}
-_HEADER = re.compile(r"\s*\[+([^\[\]]+)\]")
+_HEADER = regex(r"\s*\[+([^\[\]]+)\]")
 _PART = r"""(?:"[^"]*"|'[^']*'|[\w-]+)"""
-_KEY = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
+_KEY = regex(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
 
 _T = TypeVar("_T")
 
@@ -55,7 +56,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The file; ``None`` if there is none, or it has no settings of orchestra.
         above: The tables that ours are in: ``("tool", "orchestra")`` in ``pyproject.toml``.
-        notes: Keys that have no effect any more.
+        notes: Keys that have no effect any more, and what was found in place of what is not written.
         refused: The keys of errors.
     """
 

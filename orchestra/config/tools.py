@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestra.config.files import is_file, text_if_any, upward
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,11 +41,11 @@ __all__ = [
 _VIRTUAL_ENVIRONMENTS = (".venv", "venv", "env")
 # Which tool keeps a project's environment, and so how its programs are run, by the lock file.
 _LAUNCHERS = {"uv.lock": "uv", "poetry.lock": "poetry", "pdm.lock": "pdm", "Pipfile": "pipenv"}
-_PYTHON = re.compile(r"python(\d(\.\d+)?)?")
+_PYTHON = regex(r"python(\d(\.\d+)?)?")
 # The first line of a script: `#!/x/python3`, or, for a path that is too long, a shell that executes it.
-_INTERPRETER = re.compile(rb"#! *(?:/usr/bin/env +(?:-S +)?)?([^\s]+)|'''exec' +\"?([^\"\n]+?)\"? +\"\$0\"")
-_NAMED_VERSION = re.compile(r"(\d+\.\d+)$")
-_VERSION = re.compile(r"^version(?:_info)? *= *(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
+_INTERPRETER = regex(rb"#! *(?:/usr/bin/env +(?:-S +)?)?([^\s]+)|'''exec' +\"?([^\"\n]+?)\"? +\"\$0\"")
+_NAMED_VERSION = regex(r"(\d+\.\d+)$")
+_VERSION = regex(r"^version(?:_info)? *= *(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
 
 
 def environment_in(folder: Path, env: Mapping[str, str]) -> Path | None:
@@ -167,17 +168,14 @@ def find_program(name: str, cwd: Path, env: Mapping[str, str], *, scripts: str |
         return program
     prefix = interpreter.parent.parent
     configured = text_if_any(prefix / "pyvenv.cfg")
+    active = env.get("VIRTUAL_ENV") or env.get("CONDA_PREFIX")
     version = _VERSION.search(configured) or _NAMED_VERSION.search(os.path.realpath(interpreter))
     return replace(
         program,
         prefix=prefix if configured else None,
         version=version[1] if version else "",
-        is_own=is_own(str(prefix), scripts) and not is_own(_active(env), scripts),
+        is_own=is_own(str(prefix), scripts) and not is_own(active, scripts),
     )
-
-
-def _active(env: Mapping[str, str]) -> str | None:
-    return env.get("VIRTUAL_ENV") or env.get("CONDA_PREFIX")
 
 
 def _interpreter_of(path: Path, env: Mapping[str, str]) -> Path | None:

@@ -22,6 +22,8 @@ from orchestra.config.schema import ProcessSettings
 from orchestra.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.config.addresses import Machine
     from orchestra.config.files import Problems
 
@@ -50,20 +52,27 @@ class Written(Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The Procfile, or the settings instead of one; it may not be written yet.
-        others: The other files that it is made from, or will be when they exist.
+        others: Further files that it will be made from when they exist, beside the settings.
     """
 
     path: Path
     entries: tuple[procfiles.Entry, ...] = ()
     file: toml.SettingsFile
-    others: tuple[Path, ...]
-    notes: tuple[Note, ...] = ()
+    others: tuple[Path, ...] = ()
 
 
 def read_written(
-    path: Path | None, folder: Path, machine: Machine, problems: Problems, *, target: Target | None = None
+    path: Path | None,
+    folder: Path,
+    machine: Machine,
+    problems: Problems,
+    *,
+    target: Target | None = None,
+    wanted: Sequence[str] = (),
 ) -> Written:
     """Read the Procfile at `path`, by default that of `folder`, and the settings beside it; or a target.
+
+    The error about a missing one names the processes that are `wanted`.
 
     Raises:
         ConfigError: There is none, and no project was found.
@@ -71,28 +80,26 @@ def read_written(
     beside = path.parent if path is not None else folder
     file = toml.find(beside, problems)
     defines = bool(file.settings.process)
-    others = tuple(beside / name for name in (toml.OWN_FILE, toml.SHARED_FILE))
     if target is not None:
-        return _targeted(target, beside, file, others)
+        return _targeted(target, beside, file)
     try:
-        path = path or procfiles.find(beside, otherwise=file.path if defines else None)
+        path = path or procfiles.find(beside, otherwise=file.path if defines else None, wanted=wanted)
     except ConfigError as exc:
         problems.raise_all()  # The settings that could not be read may define a process.
-        return _proposed(beside, machine, file, others, missing=exc)
+        return _proposed(beside, machine, file, missing=exc)
     entries = procfiles.read(path, problems, may_be_empty=defines) if path != file.path else ()
-    return Written(path=path, entries=entries, file=file, others=others, notes=tuple(file.notes))
+    return Written(path=path, entries=entries, file=file)
 
 
-def _targeted(target: Target, folder: Path, file: toml.SettingsFile, others: tuple[Path, ...]) -> Written:
+def _targeted(target: Target, folder: Path, file: toml.SettingsFile) -> Written:
     """Give the processes of a target, and those of the settings."""
-    notes = [*file.notes]
     vite = target.vite
     if vite is None:
         from orchestra.config.scaffold import find_frontend  # noqa: PLC0415 - as below
 
         vite = find_frontend(Path(normpath(folder.absolute())))
         said = "no frontend was found" if vite is None else f"{_FRONTEND}: {vite}"
-        notes.append(Note(said, hint="Say what starts it: --vite-command" if vite is None else ""))
+        file.notes.append(Note(said, hint="Say what starts it: --vite-command" if vite is None else ""))
     processes, proxy = dict(file.settings.process), file.settings.proxy
     for name, found in ((_FRONTEND, {"command": vite}), (_APP, {"app": target.app})):
         if any(found.values()):
@@ -102,13 +109,10 @@ def _targeted(target: Target, folder: Path, file: toml.SettingsFile, others: tup
     if target.backend_prefixes is not None:
         proxy = replace(proxy, backend_prefixes=target.backend_prefixes)
     settings = replace(file.settings, process=processes, proxy=proxy)
-    path = folder / toml.OWN_FILE
-    return Written(path=path, file=replace(file, settings=settings), others=others, notes=tuple(notes))
+    return Written(path=folder / toml.OWN_FILE, file=replace(file, settings=settings))
 
 
-def _proposed(
-    folder: Path, machine: Machine, file: toml.SettingsFile, others: tuple[Path, ...], *, missing: ConfigError
-) -> Written:
+def _proposed(folder: Path, machine: Machine, file: toml.SettingsFile, *, missing: ConfigError) -> Written:
     """Give the proposal of `orchestra init`; existing settings stay the same."""
     from orchestra.config.scaffold import look  # noqa: PLC0415 - most projects have a Procfile
 
@@ -120,7 +124,7 @@ def _proposed(
         raise ConfigError("; ".join([str(missing), *found.remarks[1:]]), hint=hint)
     path, production = (folder / name for name in procfiles.DEFAULT_NAMES)
     text = "there is no Procfile: this is run, as `orchestra init` would write it"
-    notes = [*file.notes, Note(text, hint="Keep it: orchestra init")]
+    notes = [Note(text, hint="Keep it: orchestra init")]
     notes += [Note(f"{each.name}: {each.command}") for each in found.entries]
     if found.settings:
         notes.append(Note(f"{toml.OWN_FILE}: {found.settings_in_a_line}"))
@@ -128,10 +132,6 @@ def _proposed(
             settings = toml.parse(found.settings, folder / toml.OWN_FILE, file.problems)
             # No message names a file that does not exist.
             file = replace(settings or file, path=None, text="")
-    return Written(
-        path=path,
-        entries=procfiles.parse(found.files[path.name], path, file.problems),
-        file=file,
-        others=(*others, production),
-        notes=(*notes, *(Note(each) for each in found.remarks)),
-    )
+    file.notes.extend([*notes, *map(Note, found.remarks)])
+    entries = procfiles.parse(found.files[path.name], path, file.problems)
+    return Written(path=path, entries=entries, file=file, others=(production,))

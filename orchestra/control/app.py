@@ -12,32 +12,29 @@
   error of this run: the place where it was raised, or a frame of its traceback. After links are resolved, the
   file has to be in the project, and the editor gets the resolved path.
 
-Every answer forbids embedding by other origins, and only the script may be cached. Bodies, messages, tabs and
-readers are bounded; the server (`server`) ends what takes too long.
+Bodies, messages, tabs and readers are bounded; the server (`server`) ends what takes too long.
 
 Not here: connections, the server, the choice of messages for pages (`tabs`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
 from contextlib import aclosing
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import trio
 from msgspec import Struct, structs
 
 from orchestra.child.lines import without_colours
-from orchestra.control.doors import Door, Receive, Request, Scope, Send, admit, is_local
+from orchestra.control.doors import Answer, Request, admit, begun, is_local, script_answer
 from orchestra.control.editor import NO_EDITOR, editor_command
 from orchestra.control.local import Order, Place, RunState
-from orchestra.control.pages import client_script
 from orchestra.control.tabs import read_page, text_of
 from orchestra.errors import OrchestraError
 from orchestra.events import Event, OutputLine, OutputPaused, RunEnded, StateChanged, encode
@@ -47,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from orchestra.config.plan import Plan
-    from orchestra.control.doors import Message
+    from orchestra.control.doors import Door, Receive, Scope, Send
     from orchestra.control.tabs import Tab, Tabs
 
 __all__ = ["App", "View"]
@@ -65,18 +62,13 @@ CLOSE_LIMIT = 1.0
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 _T = TypeVar("_T")
-_Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
-_EVERY_ANSWER: _Headers = (
-    (b"Cross-Origin-Resource-Policy", b"same-origin"),
-    (b"X-Content-Type-Options", b"nosniff"),
-)
 # The media type of a stream, and the heartbeat, which readers ignore.
 _STREAMS = {
     "events": (b"text/event-stream; charset=utf-8", b":\n\n"),
     "watch": (b"application/jsonl", b"\n"),
 }
-_JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
+_JSON = b"application/json"
 
 
 class View(Protocol):
@@ -102,13 +94,6 @@ class View(Protocol):
 
     async def obey(self, order: Order) -> int:
         """Begin to carry out an order, or `OrchestraError`; return how many processes or pages it is for."""
-
-
-class _Answer(Struct, frozen=True):
-    status: int
-    body: bytes = b""
-    media_type: bytes = _TEXT
-    headers: _Headers = ()
 
 
 class _Place(Struct, frozen=True):
@@ -149,7 +134,7 @@ class App:
         request = Request.of(door, name, scope)
         refusal = admit(request)
         if refusal is not None:
-            await _answer(request, send, _text_answer(refusal.status, refusal.text, refusal.headers))
+            await refusal.send(request, send)
         elif request.name == "live":
             await self._live(request, receive, send)
         elif request.name == "events":
@@ -157,12 +142,13 @@ class App:
         elif request.name == "watch" and (feed := self._view.feed) is not None:
             await self._stream(request, receive, send, feed())
         else:
-            await _answer(request, send, await self._ask(request, receive))
+            answer = await self._ask(request, receive)
+            await answer.send(request, send)
 
-    async def _ask(self, request: Request, receive: Receive) -> _Answer:
+    async def _ask(self, request: Request, receive: Receive) -> Answer:
         match request.name:
             case "client.js":
-                return self._script(request)
+                return script_answer(request)
             case "state":
                 return self._state()
             case "readyz":
@@ -174,19 +160,11 @@ class App:
             case "place":
                 return await self._place(receive)
             case "watch":
-                return _text_answer(404, "this run is not shown to other terminals")
+                return Answer.of(404, "this run is not shown to other terminals")
             case _:
-                return _Answer(200, b"ok\n")
+                return Answer(200, b"ok\n")
 
-    def _script(self, request: Request) -> _Answer:
-        script = client_script()
-        tag = _tag_of(script)
-        headers = (b"ETag", tag), (b"Cache-Control", b"no-cache")
-        if tag in request.headers.get(b"if-none-match", b""):
-            return _Answer(304, headers=headers)
-        return _Answer(200, script, b"text/javascript; charset=utf-8", headers)
-
-    def _state(self) -> _Answer:
+    def _state(self) -> Answer:
         view, procfile = self._view, self._view.plan.procfile
         state = RunState(
             url=view.url,
@@ -197,9 +175,9 @@ class App:
             errors=tuple(self._tabs.errors.values()),
             dashboard=view.plan.dashboard,
         )
-        return _Answer(200, encode(state), _JSON)
+        return Answer(200, encode(state), _JSON)
 
-    def _readiness(self, *, shows_reasons: bool) -> _Answer:
+    def _readiness(self, *, shows_reasons: bool) -> Answer:
         plans = {plan.name: plan for plan in self._view.plan.processes}
         missing = [
             {"process": name, "state": state.state.value, "reason": state.reason if shows_reasons else ""}
@@ -207,62 +185,62 @@ class App:
             if not plans[name].is_up(state.state)
         ]
         body = encode({"ready": not missing, "missing": missing})
-        return _Answer(503 if missing else 200, body, _JSON)
+        return Answer(503 if missing else 200, body, _JSON)
 
-    async def _obey(self, receive: Receive) -> _Answer:
+    async def _obey(self, receive: Receive) -> Answer:
         order = await _read(receive, Order, "that is no order")
-        if isinstance(order, _Answer):
+        if isinstance(order, Answer):
             return order
         if unknown := [name for name in order.processes if name not in self._view.snapshot()]:
-            return _text_answer(404, f"there is no process called {', '.join(unknown)}")
+            return Answer.of(404, f"there is no process called {', '.join(unknown)}")
         try:
             count = await self._view.obey(order)
         except OrchestraError as exc:
-            return _text_answer(409, str(exc))
-        return _Answer(200, encode({"count": count}), _JSON)
+            return Answer.of(409, str(exc))
+        return Answer(200, encode({"count": count}), _JSON)
 
-    async def _place(self, receive: Receive) -> _Answer:
+    async def _place(self, receive: Receive) -> Answer:
         kind: Any = str | None
         name = await _read(receive, kind, "that is no name of a process")
-        if isinstance(name, _Answer):
+        if isinstance(name, Answer):
             return name
         process = self._view.plan.named(name)
         if process is None:
-            return _text_answer(404, f"there is no process called {name}")
-        return _Answer(200, encode(Place.of(process, self._environ, self._view.url)), _JSON)
+            return Answer.of(404, f"there is no process called {name}")
+        return Answer(200, encode(Place.of(process, self._environ, self._view.url)), _JSON)
 
     # --- Opening a file ---
 
-    async def _open(self, request: Request, receive: Receive) -> _Answer:
+    async def _open(self, request: Request, receive: Receive) -> Answer:
         order = await _read(receive, _Place, 'it takes {"file": ..., "line": ..., "token": ...}')
-        if isinstance(order, _Answer):
+        if isinstance(order, Answer):
             return order
         given = request.headers.get(b"x-orchestra-token", order.token.encode("utf-8", "replace"))
         if request.door == "browser" and not secrets.compare_digest(given, self._token.encode("ascii")):
-            return _text_answer(403, "the token is not this run's: load the page again")
+            return Answer.of(403, "the token is not this run's: load the page again")
         if not self._tabs.is_named(order.file, order.line):
-            return _text_answer(403, f"no error of this run has named line {order.line} of {order.file}")
+            return Answer.of(403, f"no error of this run has named line {order.line} of {order.file}")
         try:
             path = Path(order.file).resolve(strict=True)
         except (OSError, ValueError) as exc:
-            return _text_answer(404, f"{order.file} cannot be found: {exc}")
+            return Answer.of(404, f"{order.file} cannot be found: {exc}")
         project = self._view.plan.root.resolve()
         if not Path(order.file).is_absolute() or not path.is_relative_to(project) or not path.is_file():
-            return _text_answer(403, f"{order.file} is not a file of the project, which is {project}")
+            return Answer.of(403, f"{order.file} is not a file of the project, which is {project}")
         return await self._launch_editor(str(path), order.line)
 
-    async def _launch_editor(self, file: str, line: int) -> _Answer:
+    async def _launch_editor(self, file: str, line: int) -> Answer:
         which = partial(shutil.which, path=self._environ.get("PATH"))
         setting = self._view.plan.reload.editor
         try:
             command = editor_command(setting, file, line, environ=self._environ, which=which)
             if command is None:
-                return _text_answer(501, NO_EDITOR)
+                return Answer.of(501, NO_EDITOR)
             await self._launch(command)
         except (OSError, ValueError) as exc:
             text = f"the editor cannot be started: {exc}; set [reload] editor to a command that can"
-            return _text_answer(501, text)
-        return _Answer(204)
+            return Answer.of(501, text)
+        return Answer(204)
 
     # --- Streams ---
 
@@ -271,12 +249,13 @@ class App:
     ) -> None:
         media_type, beat = _STREAMS[request.name]
         if self._readers >= MAX_READERS:
-            await _answer(request, send, _text_answer(503, f"{MAX_READERS} programs read the events already"))
+            refusal = Answer.of(503, f"{MAX_READERS} programs read the events already")
+            await refusal.send(request, send)
             return
         self._readers += 1
         try:
             async with aclosing(parts), trio.open_nursery() as nursery:
-                await send(_start(200, media_type, ()))
+                await send(begun(200, media_type))
                 nursery.start_soon(_beat, send, beat)
                 nursery.start_soon(_disconnected, receive, nursery.cancel_scope)
                 async for part in parts:
@@ -288,88 +267,66 @@ class App:
             self._left.unpark_all()
 
     async def _live(self, request: Request, receive: Receive, send: Send) -> None:
-        live = _Live(self._tabs, receive, send)
-        if not await live.run(is_local=is_local(request)):
-            text = "the run is over" if self._tabs.is_over else "there are too many open pages"
-            await _answer(request, send, _text_answer(503, text))
+        """Serve the WebSocket of one page: its reports go to `tabs`, and the messages of its tab to the page.
 
-
-class _Live:
-    """The WebSocket of one page: passes the page's reports to `tabs`, and the messages of `tabs` to the page.
-
-    A page that does not read, or sends an invalid message, is disconnected.
-    """
-
-    _is_gone = False
-    _close_code = _GOING_AWAY
-
-    def __init__(self, tabs: Tabs, receive: Receive, send: Send) -> None:
-        self._tabs = tabs
-        self._receive = receive
-        self._send = send
-        self._has_texts = trio.Event()
-
-    def _wake(self) -> None:
-        self._has_texts.set()
-
-    async def run(self, *, is_local: bool) -> bool:
-        """Serve it to its end; return false if it was refused because there are too many."""
-        tab = self._tabs.connect(self._wake, is_local=is_local)
+        A page that does not read, or sends an invalid message, is disconnected.
+        """
+        has_texts = trio.lowlevel.ParkingLot()
+        tab = self._tabs.connect(has_texts.unpark_all, is_local=is_local(request))
         if tab is None:
-            return False
+            text = "the run is over" if self._tabs.is_over else "there are too many open pages"
+            await Answer.of(503, text).send(request, send)
+            return
+        code: int | None = None
+
+        async def listen() -> None:
+            nonlocal code
+            code = await self._listen(tab, receive)
+            nursery.cancel_scope.cancel()
+
         try:
-            await self._receive()  # websocket.connect
-            await self._send({"type": "websocket.accept"})
+            await receive()  # websocket.connect
+            await send({"type": "websocket.accept"})
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, tab, nursery.cancel_scope)
-                await self._send_texts(tab)
+                nursery.start_soon(listen)
+                code = await self._send_texts(tab, has_texts, send)
                 nursery.cancel_scope.cancel()
-            if not self._is_gone:
-                await self._close()
+            if code is not None:
+                await _close(code, receive, send)
         finally:
             self._tabs.disconnect(tab)
-        return True
 
-    async def _send_texts(self, tab: Tab) -> None:
+    async def _send_texts(self, tab: Tab, has_texts: trio.lowlevel.ParkingLot, send: Send) -> int:
+        """Send the messages of a tab; return the code to close with."""
         while True:
-            self._has_texts = trio.Event()
             while (text := tab.take()) is not None:
-                await self._send({"type": "websocket.send", "text": text})
+                await send({"type": "websocket.send", "text": text})
             if self._tabs.is_over:
-                return
+                return _GOING_AWAY
             if tab.is_overrun:
-                self._close_code = _TRY_AGAIN_LATER
-                return
-            with trio.move_on_after(HEARTBEAT):
-                await self._has_texts.wait()
-            if not self._has_texts.is_set():
+                return _TRY_AGAIN_LATER
+            with trio.move_on_after(HEARTBEAT) as silence:
+                await has_texts.park()
+            if silence.cancelled_caught:
                 tab.send(text_of("ping"))
 
-    async def _listen(self, tab: Tab, scope: trio.CancelScope) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                self._is_gone = True
-                break
+    async def _listen(self, tab: Tab, receive: Receive) -> int | None:
+        """Take the reports of a page; return the code to close with, none if the page has gone."""
+        while (message := await receive())["type"] != "websocket.disconnect":
             try:
                 page = read_page(message.get("text") or "")
             except msgspec.DecodeError:  # msgspec's ValidationError is a subclass
-                self._close_code = _POLICY_VIOLATION
-                break
+                return _POLICY_VIOLATION
             self._tabs.show(tab, page, trio.current_time())
-        scope.cancel()
-
-    async def _close(self) -> None:
-        await self._send({"type": "websocket.close", "code": self._close_code})
-        # The server closes the connection when we return; the browser's own close frame would meet an error.
-        with trio.move_on_after(CLOSE_LIMIT):
-            while (await self._receive())["type"] != "websocket.disconnect":
-                pass
+        return None
 
 
-@cache
-def _tag_of(script: bytes) -> bytes:
-    return b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
+async def _close(code: int, receive: Receive, send: Send) -> None:
+    await send({"type": "websocket.close", "code": code})
+    # The server closes the connection when we return; the browser's own close frame would meet an error.
+    with trio.move_on_after(CLOSE_LIMIT):
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
 
 
 async def _server_sent(view: View) -> AsyncGenerator[bytes, None]:
@@ -400,7 +357,7 @@ async def _beat(send: Send, beat: bytes) -> None:
 # --- ASGI ---
 
 
-async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
+async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | Answer:
     """Receive a request's body, as JSON of a type; otherwise return the answer that says what is wrong."""
     body, has_more = b"", True
     while has_more and len(body) <= MAX_BODY:
@@ -408,33 +365,8 @@ async def _read(receive: Receive, kind: type[_T], wanted: str) -> _T | _Answer:
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
     if len(body) > MAX_BODY:
-        return _text_answer(413, f"an order has at most {MAX_BODY} bytes")
+        return Answer.of(413, f"an order has at most {MAX_BODY} bytes")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # ValidationError is a subclass of the former
-        return _text_answer(400, f"{wanted}: {exc}")
-
-
-def _text_answer(status: int, text: str, headers: _Headers = ()) -> _Answer:
-    return _Answer(status, f"{text}\n".encode("utf-8", "replace"), headers=headers)
-
-
-async def _answer(request: Request, send: Send, answer: _Answer) -> None:
-    kind = "websocket.http.response" if request.is_websocket else "http.response"
-    length = () if answer.status in (204, 304) else ((b"Content-Length", b"%d" % len(answer.body)),)
-    await send(_start(answer.status, answer.media_type, (*answer.headers, *length), kind=kind))
-    await send({"type": f"{kind}.body", "body": b"" if request.method == "HEAD" else answer.body})
-
-
-def _start(status: int, media_type: bytes, headers: _Headers, *, kind: str = "http.response") -> Message:
-    has_own = any(name == b"Cache-Control" for name, _ in headers)
-    return {
-        "type": f"{kind}.start",
-        "status": status,
-        "headers": [
-            *([] if status in (204, 304) else [(b"Content-Type", media_type)]),
-            *([] if has_own else [(b"Cache-Control", b"no-store")]),
-            *_EVERY_ANSWER,
-            *headers,
-        ],
-    }
+        return Answer.of(400, f"{wanted}: {exc}")

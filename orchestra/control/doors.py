@@ -15,7 +15,9 @@ any web page, any program, and any machine that reaches the proxy. That door adm
   neither for a script. Therefore `client.js`, which is the same for everyone, accepts a ``Referer`` of our
   own origin instead.
 
-Everything here is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
+Everything that decides is pure; a new rule is a new row in a table of `tests/test_control_doors.py`.
+
+Every answer forbids embedding by other origins, and only the script may be cached.
 
 Not here: the token and the files of `open` (`app`), which hosts the proxy serves at all (`hosts`).
 """
@@ -27,9 +29,13 @@ from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct
 
+from orchestra.control.pages import client_script
 from orchestra.hosts import is_from_here, is_own_origin
 
-__all__ = ["App", "Door", "Message", "Receive", "Refusal", "Request", "Scope", "Send", "admit", "is_local"]
+__all__ = [
+    "Answer", "App", "Door", "Message", "Receive", "Request", "Scope", "Send", "admit", "begun", "is_local",
+    "script_answer",
+]  # fmt: skip
 
 # ASGI's messages are dictionaries whose values have any type.
 Message: TypeAlias = MutableMapping[str, Any]
@@ -37,6 +43,12 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+_EVERY_ANSWER: _Headers = (
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+)
 
 # How a request has come in: over the unix socket, or through the proxy.
 Door: TypeAlias = Literal["local", "browser"]
@@ -98,27 +110,40 @@ class Request(Struct, frozen=True, kw_only=True):
         return cls(door=door, name=name, method=method, is_websocket=is_websocket, headers=headers)
 
 
-class Refusal(Struct, frozen=True):
-    """Why a request is not admitted; its headers are added to those of every answer."""
+class Answer(Struct, frozen=True):
+    """An answer; its headers are added to those of every one."""
 
     status: int
-    text: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+    media_type: bytes = b"text/plain; charset=utf-8"
+    headers: _Headers = ()
+
+    @classmethod
+    def of(cls, status: int, text: str, headers: _Headers = ()) -> Self:
+        """Make one of a line of text."""
+        return cls(status, f"{text}\n".encode("utf-8", "replace"), headers=headers)
+
+    async def send(self, request: Request, send: Send) -> None:
+        """Answer a request, or the one for a WebSocket, which is refused by that."""
+        kind = "websocket.http.response" if request.is_websocket else "http.response"
+        length = () if self.status in (204, 304) else ((b"content-length", b"%d" % len(self.body)),)
+        await send(begun(self.status, self.media_type, (*self.headers, *length), kind=kind))
+        await send({"type": f"{kind}.body", "body": b"" if request.method == "HEAD" else self.body})
 
 
-def admit(request: Request) -> Refusal | None:
+def admit(request: Request) -> Answer | None:
     """Say why a request is refused; ``None`` if it may go on."""
     endpoint = _ENDPOINTS.get(request.name)
     if endpoint is None or (endpoint.is_local and request.door != "local"):
-        return Refusal(404, f"orchestra has nothing called {request.name[:100]!r}")
+        return Answer.of(404, f"orchestra has nothing called {request.name[:100]!r}")
     if request.door == "browser" and (reason := _foreign(request, endpoint)):
-        return Refusal(403, reason)
+        return Answer.of(403, reason)
     if request.is_websocket == (not endpoint.methods) and request.method in (endpoint.methods or ("GET",)):
         return None
     if not endpoint.methods:
-        return Refusal(426, f"{request.name} is a WebSocket", ((b"Upgrade", b"websocket"),))
+        return Answer.of(426, f"{request.name} is a WebSocket", ((b"upgrade", b"websocket"),))
     methods = ", ".join(endpoint.methods)
-    return Refusal(405, f"{request.name} takes {methods}", ((b"Allow", methods.encode("ascii")),))
+    return Answer.of(405, f"{request.name} takes {methods}", ((b"allow", methods.encode("ascii")),))
 
 
 def is_local(request: Request) -> bool:
@@ -145,3 +170,30 @@ def _foreign(request: Request, endpoint: _Endpoint) -> str:
     if not is_of_page and not endpoint.is_for_programs:
         return f"{request.name} is for pages of this origin"
     return ""
+
+
+# --- Answers ---
+
+
+def script_answer(request: Request) -> Answer:
+    """Answer with the script that pages get."""
+    script, tag = client_script()
+    headers = (b"etag", tag), (b"cache-control", b"no-cache")
+    if tag in request.headers.get(b"if-none-match", b""):
+        return Answer(304, headers=headers)
+    return Answer(200, script, b"text/javascript; charset=utf-8", headers)
+
+
+def begun(status: int, media_type: bytes, headers: _Headers = (), *, kind: str = "http.response") -> Message:
+    """Make the message that begins an answer."""
+    has_own = any(name == b"cache-control" for name, _ in headers)
+    return {
+        "type": f"{kind}.start",
+        "status": status,
+        "headers": [
+            *([] if status in (204, 304) else [(b"content-type", media_type)]),
+            *([] if has_own else [(b"cache-control", b"no-store")]),
+            *_EVERY_ANSWER,
+            *headers,
+        ],
+    }

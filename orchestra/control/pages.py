@@ -5,6 +5,7 @@ A changed body is taken out of its framing and framed again: its length is not k
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,9 +27,10 @@ LIVE = OWN_PREFIX.decode("ascii") + "live"
 
 
 @cache
-def client_script() -> bytes:
-    """Return the script that pages get."""
-    return Path(__file__).with_name("client.js").read_bytes()
+def client_script() -> tuple[bytes, bytes]:
+    """Return the script that pages get, and its ETag."""
+    script = Path(__file__).with_name("client.js").read_bytes()
+    return script, b'"%s"' % hashlib.sha256(script).hexdigest()[:32].encode("ascii")
 
 
 class Feed(Protocol):

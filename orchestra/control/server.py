@@ -52,7 +52,7 @@ ACCEPT_PAUSE = 0.1
 
 
 class Control:
-    """Serves the control app, if possible also on the unix socket `path`, and sends messages to pages."""
+    """Serves the control app, if possible also on the unix socket `path`; `tabs` are the open pages."""
 
     def __init__(
         self, view: View, *, bus: Bus, is_backend: Callable[[str], bool], environ: Mapping[str, str]
@@ -62,9 +62,7 @@ class Control:
         self._bus = bus
         self._environ = environ
         self._token = secrets.token_urlsafe(24)
-        self._tabs = tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
-        self.swap_styles = tabs.swap_styles
-        self.expected, self.settle = tabs.expected, tabs.settle
+        self.tabs = Tabs(view.plan.reload, token=self._token, is_backend=is_backend, emit=bus.emit)
         self._app: App | None = None
         self._worker: Worker | None = None
         self._loading = trio.Lock()
@@ -73,7 +71,7 @@ class Control:
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
-        return f"<Control at {self.path}, {len(self._connections)} connections, {self._tabs!r}>"
+        return f"<Control at {self.path}, {len(self._connections)} connections, {self.tabs!r}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -81,7 +79,7 @@ class Control:
         kinds: list[type[Event]] = [StateChanged, ErrorShown, ErrorCleared]
         if self._view.plan.reload.console:
             kinds.append(OutputLine)
-        unsubscribe = self._bus.subscribe(self._observe, *kinds)
+        unsubscribe = self._bus.subscribe(lambda event: self.tabs.observe(event, trio.current_time()), *kinds)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -110,17 +108,17 @@ class Control:
 
     def reload(self, reason: str, *, everywhere: bool = False) -> int:
         """Have pages reload; see `Tabs.reload`."""
-        return self._tabs.reload(reason, trio.current_time(), everywhere=everywhere)
+        return self.tabs.reload(reason, trio.current_time(), everywhere=everywhere)
 
     def failed(self, page: str, is_document: bool) -> None:  # noqa: FBT001 - as `page_of` says it
         """Take note that the backend has failed to answer a page; see `Tabs.fail`."""
-        self._tabs.fail(page, trio.current_time(), is_document=is_document)
+        self.tabs.fail(page, trio.current_time(), is_document=is_document)
 
     async def close(self) -> None:
         """Send the end of the run to all pages; wait until they have got it, a moment at most."""
-        self._tabs.end()
+        self.tabs.end()
         with trio.move_on_after(CLOSE_LIMIT):
-            while self._tabs:
+            while self.tabs:
                 await self._ended.park()
 
     async def finish(self) -> None:
@@ -138,9 +136,6 @@ class Control:
             return None
         self.path = local.path
         return local
-
-    def _observe(self, event: Event) -> None:
-        self._tabs.observe(event, trio.current_time())
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         while True:
@@ -184,7 +179,7 @@ class Control:
 
         self._app = App(
             self._view,
-            self._tabs,
+            self.tabs,
             token=self._token,
             launch=self._launch,
             environ=self._environ,

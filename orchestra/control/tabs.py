@@ -20,7 +20,6 @@ this machine (`doors`).
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -38,6 +37,7 @@ from orchestra.events import (
     StateChanged,
     encode,
 )
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,8 +53,8 @@ _ERROR_SIZES = ((50, 2000), (20, 400), (5, 100))
 _MAX_LINE = 2000
 # The position of the level in a line of a log.
 _LEVEL_WITHIN = 200
-_is_error = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b|^[\w.]+(?:Error|Exception)(?::|$)").search
-_is_warning = re.compile(r"\bWARN(?:ING)?\b|\w+Warning:").search
+_ERROR = regex(r"\b(?:ERROR|CRITICAL|FATAL|Traceback)\b|^[\w.]+(?:Error|Exception)(?::|$)")
+_WARNING = regex(r"\bWARN(?:ING)?\b|\w+Warning:")
 
 Source: TypeAlias = Literal["backend", "frontend", "orchestra"]
 
@@ -116,7 +116,7 @@ def log_text(event: OutputLine) -> str:
     """Encode the message that shows a line of output, with the level that it contains."""
     text = without_colours(event.text)[:_MAX_LINE]
     begin = text[:_LEVEL_WITHIN]
-    level = "error" if _is_error(begin) else "warning" if _is_warning(begin) else "info"
+    level = "error" if _ERROR.search(begin) else "warning" if _WARNING.search(begin) else "info"
     return text_of("log", process=event.process, level=level, text=text)
 
 

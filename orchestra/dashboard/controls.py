@@ -107,12 +107,6 @@ class Controls:
         before_input: The look before a process got the input.
     """
 
-    look: Look
-    before_input: Look
-    page: int
-    now: float
-    model: Model
-
     def __init__(
         self, model: Model, keys: Mapping[str, str] | None = None, *, shown: Shown = "this run"
     ) -> None:
@@ -222,7 +216,7 @@ def _only(on: Controls) -> None:
     row = next((row for row in _rows(on) if row.key == look.chosen), None)
     if look.details:
         on.set(details=False)
-    elif row is not None and row.folded > 1 and not row.is_member:
+    elif row is not None and row.folded > 1:
         on.set(unfolded=look.unfolded ^ {row.key})
     elif row is not None:
         on.set(details=True)

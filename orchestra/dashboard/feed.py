@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Plan
 
-__all__ = ["Feed", "Ongoing", "Quiet"]
+__all__ = ["Ongoing", "Quiet", "feed"]
 
 
 class Quiet:
@@ -106,51 +106,40 @@ class Ongoing:
         return list(self._events.values())
 
 
-class Feed:
-    """Gives each new reader the `past` events of the run, and all new ones."""
+async def feed(
+    subscribe: Callable[..., Callable[[], None]], past: Callable[[], Awaitable[Sequence[Event]]], quiet: Quiet
+) -> AsyncGenerator[bytes, None]:
+    """Give a new reader the `past` events and all new ones, in whole lines, until the run has ended."""
+    waiting: list[Event] = []
+    news, lost, next_notice = trio.lowlevel.ParkingLot(), 0, 0.0
 
-    def __init__(
-        self,
-        subscribe: Callable[..., Callable[[], None]],
-        past: Callable[[], Awaitable[Sequence[Event]]],
-        quiet: Quiet,
-    ) -> None:
-        self._subscribe = subscribe
-        self._past = past
-        self._quiet = quiet
+    def take(event: Event) -> None:
+        nonlocal lost
+        for each in quiet.shown(event):
+            most = _MOST_LINES if isinstance(each, OutputLine) else _MOST_WAITING
+            if len(waiting) < most:
+                waiting.append(each)
+            else:
+                lost += 1
+        news.unpark_all()
 
-    async def __call__(self) -> AsyncGenerator[bytes, None]:
-        """Give the events in parts that end with a line, until the run has ended."""
-        waiting: list[Event] = []
-        news, lost, next_notice = trio.lowlevel.ParkingLot(), 0, 0.0
-
-        def take(event: Event) -> None:
-            nonlocal lost
-            for each in self._quiet.shown(event):
-                most = _MOST_LINES if isinstance(each, OutputLine) else _MOST_WAITING
-                if len(waiting) < most:
-                    waiting.append(each)
-                else:
-                    lost += 1
-            news.unpark_all()
-
-        unsubscribe = self._subscribe(take, *get_args(Event))
-        try:
-            past = await self._past()
-            yield encode_lines(past)
-            seen = {event.seq for event in past}
-            while True:
-                batch = [event for event in waiting if event.seq not in seen]
-                waiting.clear()
-                if lost and trio.current_time() >= next_notice:
-                    next_notice = trio.current_time() + _NOTICE_INTERVAL
-                    text, lost = f"{lost:,} lines were too many for this terminal", 0
-                    batch.append(Notice(time=utc_now(), level="warning", code="lines-lost", text=text))
-                yield encode_lines(batch)
-                if any(isinstance(event, RunEnded) for event in batch):
-                    return
-                await trio.sleep(_INTERVAL)
-                if not waiting:
-                    await news.park()
-        finally:
-            unsubscribe()
+    unsubscribe = subscribe(take, *get_args(Event))
+    try:
+        known = await past()
+        yield encode_lines(known)
+        seen = {event.seq for event in known}
+        while True:
+            batch = [event for event in waiting if event.seq not in seen]
+            waiting.clear()
+            if lost and trio.current_time() >= next_notice:
+                next_notice = trio.current_time() + _NOTICE_INTERVAL
+                text, lost = f"{lost:,} lines were too many for this terminal", 0
+                batch.append(Notice(time=utc_now(), level="warning", code="lines-lost", text=text))
+            yield encode_lines(batch)
+            if any(isinstance(event, RunEnded) for event in batch):
+                return
+            await trio.sleep(_INTERVAL)
+            if not waiting:
+                await news.park()
+    finally:
+        unsubscribe()

@@ -12,14 +12,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from orchestra.dashboard.controls import Look, Mode
-from orchestra.dashboard.log import Wanted
+from orchestra.dashboard.log import Entry, Wanted
 from orchestra.dashboard.requests import RequestRow
 from orchestra.dashboard.words import sentence
-from orchestra.events import ErrorShown, OutputPaused, RequestHeads, State
+from orchestra.events import ErrorShown, RequestHeads, State
 
 if TYPE_CHECKING:
     from orchestra.dashboard.controls import Controls
-    from orchestra.dashboard.log import Entry
     from orchestra.dashboard.model import Model, Overall, Process
 
 __all__ = ["Details", "Frame", "Message", "frame"]
@@ -52,10 +51,10 @@ class Frame:
 
     Attributes:
         counts: Texts in the header beside the state: ``2 held``.
-        begun: Unfinished lines, the newest last.
+        log: Unfinished lines come last.
         log_note: The title of the log: how much is not shown.
         request_note: The title of the requests.
-        error: The newest that is neither cleared nor dismissed, and how many others there are.
+        errors: Those that are neither cleared nor dismissed, the newest last.
         keys: The keys that have an action now, the most important first, and the action.
     """
 
@@ -70,14 +69,11 @@ class Frame:
     processes: tuple[Process, ...]
     colours: dict[str, int]
     log: tuple[Entry, ...]
-    begun: tuple[OutputPaused, ...]
     log_note: str
-    has_requests: bool
     requests: tuple[RequestRow, ...]
     request_note: str
     details: Details | None
-    error: ErrorShown | None
-    other_errors: int
+    errors: tuple[ErrorShown, ...]
     message: Message | None
     keys: tuple[tuple[str, str], ...]
 
@@ -89,7 +85,9 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
     rows = _rows(model, look, now, height)
     is_followed = look.until is None and not look.wanted.text and not look.wanted.errors
     begun = [
-        each for each in model.paused.values() if is_followed and look.wanted.process in ("", each.process)
+        Entry(0, each)
+        for each in model.paused.values()
+        if is_followed and look.wanted.process in ("", each.process)
     ]
     return Frame(
         width=width,
@@ -102,15 +100,12 @@ def frame(controls: Controls, *, now: float, width: int, height: int, missed: in
         counts=tuple(_counts(model)),
         processes=tuple(copy.copy(each) for each in model.processes.values()),
         colours={each.name: each.index for each in model.processes.values()},
-        log=tuple(model.log.newest(look.wanted, height, until=look.until)),
-        begun=tuple(begun),
+        log=(*model.log.newest(look.wanted, height, until=look.until), *begun),
         log_note=_log_note(model, look, missed),
-        has_requests=model.url is not None,
         requests=tuple(rows),
         request_note=_request_note(model, look),
         details=_details(model, look, rows),
-        error=errors[-1] if errors else None,
-        other_errors=max(len(errors) - 1, 0),
+        errors=tuple(errors),
         message=_message(controls, now),
         keys=tuple(_keys(controls, has_errors=bool(errors))),
     )

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from heapq import merge
-from itertools import chain, count, islice
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -21,6 +21,7 @@ from orchestra.events import (
     FilesChanged,
     Notice,
     OutputLine,
+    OutputPaused,
     PlanChanged,
     State,
     StateChanged,
@@ -32,16 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Log", "LogEvent", "Wanted", "name_of", "text_of"]
 
-LogEvent: TypeAlias = OutputLine | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
+LogEvent: TypeAlias = (
+    OutputLine | OutputPaused | Notice | StateChanged | UpstreamSwitched | FilesChanged | PlanChanged
+)
 
-# About 2 MB of usual lines, and an hour of a usual day.
+# About 3 MB of usual lines, and an hour of a usual day.
 _LIMIT = 10_000
 _LIMIT_OF_EACH = 500
 _ERROR = re.compile(r"\b(\w*Error|\w*Exception|error|fatal|critical|panic|failed)\b", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
-    """An entry and its number."""
+    """An entry and its number; 0 is that of a line that is not finished."""
 
     number: int
     event: LogEvent
@@ -84,41 +87,35 @@ class Log:
     def __init__(self) -> None:
         self.count = 0
         self._of_each: dict[str, deque[Entry]] = {}
-        self._entries: deque[LogEvent] = deque(maxlen=_LIMIT)
-        # Entries that have come since it was held, and the number of the last entry before.
-        self._later: deque[LogEvent] = deque(maxlen=_LIMIT)
-        self._held_at: int | None = None
-        self._newest = self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries) + len(self._later)
+        self._entries: deque[Entry] = deque(maxlen=_LIMIT)
+        # Those that were there when it was held, oldest first; ``None``: it is not held.
+        self._held: list[Entry] | None = None
 
     def __iter__(self) -> Iterator[LogEvent]:
-        return chain(self._entries, self._later)
+        return (entry.event for entry in self.after(Wanted(), 0))
 
     def add(self, event: LogEvent) -> None:
         """Append an entry; the oldest may fall out."""
         self.count += 1
-        self._newest.append(event)
+        entry = Entry(self.count, event)
+        self._entries.append(entry)
         name = name_of(event)
         if (entries := self._of_each.get(name)) is None:
             entries = self._of_each[name] = deque(maxlen=_LIMIT_OF_EACH)
-        entries.append(Entry(self.count, event))
+        entries.append(entry)
 
     def hold(self, *, is_held: bool) -> None:
         """Keep all present entries from now on, because the user reads them; or drop old ones again."""
-        if is_held and self._held_at is None:
-            self._held_at, self._newest = self.count, self._later
-        elif not is_held and self._held_at is not None:
-            self._held_at, self._newest = None, self._entries
-            self._entries.extend(self._later)
-            self._later.clear()
+        if not is_held:
+            self._held = None
+        elif self._held is None:
+            self._held = [*self._entries]
 
     def clear(self) -> None:
         """Forget all entries."""
         self._of_each.clear()
         self._entries.clear()
-        self._later.clear()
+        self._held = None
 
     def newest(self, wanted: Wanted, limit: int, *, until: int | None = None) -> list[Entry]:
         """Give the last `limit` entries that pass the filters, oldest first; none after number `until`."""
@@ -136,16 +133,15 @@ class Log:
 
     def _back(self, wanted: Wanted, until: int | None) -> Iterator[Entry]:
         is_wanted, last = wanted.judge(), self.count if until is None else until
-        held_at = self.count if self._held_at is None else self._held_at
-        for entries, newest in ((self._later, self.count), (self._entries, held_at)):
-            skipped = max(newest - last, 0)
-            numbers = count(newest - skipped, -1)
-            for number, event in zip(numbers, islice(reversed(entries), skipped, None), strict=False):
-                if is_wanted(event):
-                    yield Entry(number, event)
-        last = min(last, held_at - len(self._entries))
         older = merge(*map(reversed, self._of_each.values()), key=_BY_NUMBER, reverse=True)
-        yield from (each for each in older if each.number <= last and is_wanted(each.event))
+        # The ring has no gap.
+        newest = islice(reversed(self._entries), max(self.count - last, 0), None)
+        for entries in (newest, reversed(self._held or ()), older):
+            for entry in entries:
+                if entry.number <= last:
+                    last = entry.number - 1
+                    if is_wanted(entry.event):
+                        yield entry
 
 
 def name_of(event: LogEvent) -> str:
@@ -163,16 +159,14 @@ def _is_error(event: LogEvent, in_traceback: set[str]) -> bool:
     match event:
         case OutputLine(process=name):
             text = without_colours(event.text)
-            if text.startswith("Traceback (most"):
-                in_traceback.discard(name)
-                return True
-            if _ERROR.search(text):
+            is_begin = text.startswith("Traceback (most")
+            is_error = not is_begin and _ERROR.search(text) is not None
+            is_inside = name in in_traceback and text.startswith((" ", "\t"))
+            if is_error:
                 in_traceback.add(name)
-                return True
-            if name in in_traceback and text.startswith((" ", "\t")):
-                return True
-            in_traceback.discard(name)
-            return False
+            elif not is_inside:
+                in_traceback.discard(name)
+            return is_begin or is_error or is_inside
         case Notice():
             return event.level != "info"
         case StateChanged():

@@ -159,7 +159,10 @@ class Model:
             case StateChanged():
                 self._change(event)
             case OutputPaused():
-                self._pause(event)
+                # Removed first, so that the newest is the last.
+                self.paused.pop((event.process, event.stream), None)
+                if event.text:
+                    self.paused[event.process, event.stream] = event
             case UpstreamSwitched() | FilesChanged():
                 self.log.add(event)
             case ErrorShown():
@@ -259,12 +262,6 @@ class Model:
         if not is_repeated:
             process.tail.append(event.text)
             self.log.add(event)
-
-    def _pause(self, event: OutputPaused) -> None:
-        # Removed first, so that the newest is the last.
-        self.paused.pop((event.process, event.stream), None)
-        if event.text:
-            self.paused[event.process, event.stream] = event
 
     def _change(self, event: StateChanged) -> None:
         process = self._process(event.process)

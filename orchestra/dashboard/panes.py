@@ -14,7 +14,6 @@ from rich.text import Text
 
 from orchestra.config.keys import ACTIONS
 from orchestra.dashboard.keys import key_label
-from orchestra.dashboard.log import Entry, LogEvent
 from orchestra.dashboard.text import (
     BAD,
     BUSY,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestra.dashboard.frame import Details, Frame
+    from orchestra.dashboard.log import Entry
     from orchestra.dashboard.model import Process
     from orchestra.dashboard.requests import RequestRow
 
@@ -52,11 +52,9 @@ __all__ = [
 
 _STATE_WIDTH = 17
 # The widths of the columns that a narrow terminal has no room for, in the order of drawing; then their rank.
-# fmt: off
 _COLUMNS = {
     "pid": 7, "port": 5, "address": 21, "uptime": 7, "cpu": 5, "memory": 7, "reloads": 7, "crashes": 7,
-}
-# fmt: on
+}  # fmt: skip
 _WORTH = ("port", "uptime", "crashes", "reloads", "cpu", "memory", "pid")
 # The space after each of them: they are aligned to the right.
 _GAP = 2
@@ -202,8 +200,7 @@ def _most_important(frame: Frame, rows: int) -> list[Process]:
             each.state in _CALM,
         ),
     )
-    chosen = {each.name for each in by_need[: max(rows - 1, 0)]}
-    return [each for each in processes if each.name in chosen]
+    return [each for each in processes if each in by_need[: max(rows - 1, 0)]]
 
 
 # The time of a request that took longer stands out.
@@ -221,16 +218,15 @@ def log_rows(frame: Frame, width: int, height: int) -> Iterator[Text]:
     rows: list[Text] = []
     margin = min(longest([OURSELVES, *frame.colours]), max(width // 5, 3))
     # From the newest back, so that a deep log costs nothing.
-    entries: list[OutputPaused | Entry] = [*frame.log, *frame.begun]
-    for entry in reversed(entries):
+    for entry in reversed(frame.log):
         rows[:0] = _entry_rows(frame, entry, margin, width)
         if len(rows) >= height:
             break
     yield from rows[-height:] if height > 0 else ()
 
 
-def _entry_rows(frame: Frame, entry: Entry | OutputPaused, margin: int, width: int) -> list[Text]:
-    event: LogEvent | OutputPaused = entry.event if isinstance(entry, Entry) else entry
+def _entry_rows(frame: Frame, entry: Entry, margin: int, width: int) -> list[Text]:
+    event = entry.event
     tone: Style | None = None
     bar = QUIET
     if isinstance(event, OutputLine | OutputPaused):
@@ -239,7 +235,7 @@ def _entry_rows(frame: Frame, entry: Entry | OutputPaused, margin: int, width: i
         style = colour(frame.colours[name]) if name in frame.colours else QUIET
     else:
         name, text, style, tone = OURSELVES, sentence(event), QUIET, tone_of(event)
-    is_hit = isinstance(entry, Entry) and entry.number == frame.look.hit
+    is_hit = entry.number == frame.look.hit
     room = width - margin - 5  # a column is left free at either side
     if room < 4:
         return [fit(decode(text, max(width, 1))[0], width)]

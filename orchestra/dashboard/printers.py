@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     _Source: TypeAlias = tuple[str, StreamName | None]
-    from orchestra.dashboard.writer import Output
 
 __all__ = ["JsonPrinter", "PlainPrinter", "wants_colours"]
 
@@ -235,23 +234,20 @@ class JsonPrinter:
         self._writer = writer
         self._count = 0
 
-    def observe(self, event: Event) -> None:
-        """Take an event from the bus."""
-        self._put(event)
+    def observe(self, *events: Event) -> None:
+        """Take events from the bus."""
+        numbered = [structs.replace(event, seq=seq) for seq, event in enumerate(events, self._count + 1)]
+        self._count += len(numbered)
+        self._writer.put(encode_lines(numbered))
 
     def write_lines(self, lines: Sequence[OutputLine]) -> None:
         """Take lines of child output."""
-        self._put(
+        self.observe(
             *(
                 structs.replace(line, text=without_colours(line.text)) if "\x1b" in line.text else line
                 for line in lines
             )
         )
-
-    def _put(self, *events: Event) -> None:
-        numbered = [structs.replace(event, seq=seq) for seq, event in enumerate(events, self._count + 1)]
-        self._count += len(numbered)
-        self._writer.put(encode_lines(numbered))
 
     def finish(self) -> None:
         """Print the rest: nothing."""

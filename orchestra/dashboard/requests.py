@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestra.events import (
@@ -28,8 +29,6 @@ from orchestra.events import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from orchestra.events import Event
-
 __all__ = ["Group", "Hints", "RequestRow", "Requests"]
 
 # Limits: groups, members of one, requests in flight, streams, heads.
@@ -38,6 +37,8 @@ _MEMBERS = 50
 _UNDER_WAY = 1000
 _STREAMS = 1000
 _HEADS = 500
+
+_duration = attrgetter("duration")
 
 _OUR_LIVE_SOCKET = "/__orchestra__/live"
 
@@ -262,10 +263,6 @@ def _has(row: RequestRow, text: str) -> bool:
     one = row.of
     status = "---" if one.status is None else one.status
     return text.lower() in f"{one.method} {one.target} {status} {one.upstream} {one.reason}".lower()
-
-
-def _duration(event: RequestFinished) -> float:
-    return event.duration
 
 
 def _sort(event: RequestFinished) -> tuple[object, ...]:

@@ -40,7 +40,7 @@ from orchestra.dashboard.text import (
     one_line,
 )
 from orchestra.dashboard.words import OURSELVES, short_seconds
-from orchestra.events import State, StateChanged
+from orchestra.events import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -78,7 +78,7 @@ def layout(frame: Frame) -> Layout:
     """Divide the rows."""
     height, look = frame.height, frame.look
     space = int(height >= 16)
-    keys, error = int(height >= 8), int(frame.error is not None and height >= 8)
+    keys, error = int(height >= 8), int(bool(frame.errors) and height >= 8)
     left = height - 1 - error - len(_message(frame)) - keys - 2 * space
     count = len(frame.processes)
     # With many processes the log keeps a third: it shows why something is wrong.
@@ -87,7 +87,7 @@ def layout(frame: Frame) -> Layout:
     if look.hides_processes or look.is_full or look.mode is Mode.HELP:
         processes = 0
     left -= processes + (space if processes else 0)
-    has_requests = frame.has_requests and not look.hides_requests and frame.details is None
+    has_requests = frame.url and not look.hides_requests and frame.details is None
     middle, requests, is_wide = max(left, 0), 0, False
     if look.mode is Mode.HELP or (look.is_full and not look.on_requests) or not has_requests:
         pass
@@ -107,7 +107,7 @@ def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
     rows = layout(frame)
     empty = [Text()] * rows.space
     lines = [_header(frame), *empty]
-    if frame.error is not None and rows.error:
+    if rows.error:
         lines.append(_error(frame))
     if rows.processes:
         lines += [*_exactly(process_rows(frame, rows.processes), rows.processes), *empty]
@@ -167,9 +167,8 @@ def _header(frame: Frame) -> Text:
 
 
 def _error(frame: Frame) -> Text:
-    error = frame.error
-    assert error is not None  # noqa: S101 - the caller has looked
-    others = f" (and {frame.other_errors} more)" if frame.other_errors else ""
+    error, more = frame.errors[-1], len(frame.errors) - 1
+    others = f" (and {more} more)" if more else ""
     line = Text(f" ✗ {one_line(error.process)}: ", WORST)
     line.append(error_line(error, frame.width - line.cell_len - len(others)))
     return fit(line.append(others), frame.width)
@@ -220,7 +219,8 @@ def summary(model: Model, width: int) -> Iterator[Text]:
         yield fit(Text.assemble((OURSELVES, STRONG), (lasted, QUIET)), width)
     ended_by_themselves = all(each.state in (State.COMPLETED, State.FAILED) for each in processes)
     is_short = len(processes) <= _ALWAYS_SHOWN or ended_by_themselves
-    calm = [] if is_short else [each for each in processes if _was_only_stopped(each.newest)]
+    well = [each for each in processes if each.state in (State.STOPPED, State.COMPLETED)]
+    calm = [] if is_short else [each for each in well if not (each.newest.reason or each.newest.restarts)]
     for process in processes:
         if process in calm:
             continue
@@ -237,8 +237,3 @@ def summary(model: Model, width: int) -> Iterator[Text]:
                     yield fit(Text.assemble(("   │ ", QUIET), part), width)
     if calm:
         yield fit(folded(calm), width)
-
-
-def _was_only_stopped(newest: StateChanged) -> bool:
-    is_well = newest.state in (State.STOPPED, State.COMPLETED)
-    return is_well and not newest.reason and not newest.restarts

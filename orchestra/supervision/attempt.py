@@ -27,7 +27,7 @@ from orchestra.child.remains import TreeHistory
 from orchestra.child.spawn import Child, SpawnError
 from orchestra.config.plan import Address, ProcessPlan, Role
 from orchestra.config.roles import Seen
-from orchestra.supervision.lifecycle import Ended, Late, NoAnswer, Reloading, Sign, SpawnFailed
+from orchestra.supervision.lifecycle import Ended, Report, Sign
 from orchestra.supervision.runtime import Stoppable, run_command
 from orchestra.supervision.spare import how_to_spawn
 from orchestra.supervision.symptoms import Symptoms, named_ports, port_clash, unseen_socket
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from orchestra.child.table import Entry
     from orchestra.events import Exit, StreamName
-    from orchestra.supervision.lifecycle import Broken, Fact
+    from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
 
@@ -97,7 +97,7 @@ class Attempt(Stoppable):
         self.port = port
         self.spawned_at = 0.0
         self.listening: Address | None = None
-        self.end: Ended | SpawnFailed = SpawnFailed("cancelled")
+        self.end: Ended | Report = Report(Sign.START_FAILED, "cancelled")
         self._env = env
         self._worker = worker
         self._on_fact = on_fact
@@ -155,13 +155,14 @@ class Attempt(Stoppable):
                 )
                 self.end = await self._ended(how)
             except SpawnError as exc:
-                self.end = SpawnFailed(exc.message)
+                self.end = Report(Sign.START_FAILED, exc.message)
             finally:
                 self.listening = self.second.address = None
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
         """Explain how it ended, and why, as far as its output and the ports show."""
+        self._worker.output.end_child()
         symptoms = self.symptoms
         has_raised = symptoms.failure is not None
         if how.signal is not None or self.is_ending:
@@ -188,7 +189,7 @@ class Attempt(Stoppable):
         now = trio.current_time()
         for found in self.symptoms.read(stream, lines, now):
             match found:
-                case Reloading(reason) if self._may_reload:
+                case Report(Sign.RELOADING, reason) if self._may_reload:
                     self._begin_reload(reason, was_announced=True)
                 case Failure() as failure if self.listening is not None:
                     self._worker.errors.log(failure, now)
@@ -208,7 +209,6 @@ class Attempt(Stoppable):
             self.plan,
             env=env,
             port=self.port,
-            needs_address=plan.role in (Role.FRONTEND, Role.BACKEND),
             needs_vite=plan.role is Role.FRONTEND and (has_shown or plan.vite_folder is not None),
             avoids_vite=roles is not None and partial(roles.wants_frontend_beside, plan.name),
             probe=self._run.runtime.probe,
@@ -262,7 +262,7 @@ class Attempt(Stoppable):
         self.listening = None
         self.readiness = self._new_readiness()
         self.symptoms.forget(since)
-        self._on_fact(self, Reloading(reason))
+        self._on_fact(self, Report(Sign.RELOADING, reason))
         self._phase.cancel()
 
     async def _until_old_server_is_gone(self) -> None:
@@ -293,7 +293,7 @@ class Attempt(Stoppable):
             is_likely = self.plan.role is not Role.UNDECIDED
             pause = min(pause * 1.2, _LONGEST_LOOK_PAUSE if is_likely else _LONGEST_IDLE_PAUSE)
 
-    def _diagnose(self, *, is_alone: bool) -> Broken | Literal[Sign.STUCK] | None:
+    def _diagnose(self, *, is_alone: bool) -> Report | Literal[Sign.STUCK] | None:
         """Report that the child cannot become ready, if so; one without a role need not be a server."""
         roles, name = self._run.roles, self.plan.name
         found = self.symptoms.diagnose(is_alone=is_alone, was_announced=self._was_announced)
@@ -337,12 +337,13 @@ class Attempt(Stoppable):
             if not missing:
                 self._on_fact(self, Sign.READY)
             elif failures == _MAX_FAILURES:
-                self._on_fact(self, NoAnswer(missing))
+                self._on_fact(self, Report(Sign.NO_ANSWER, missing))
 
     async def _report_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
+        self._worker.output.end_child()  # if it is silent, the last child's end does not explain that
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
-        self._on_fact(self, Late(text))
+        self._on_fact(self, Report(Sign.LATE, text))
 
     async def _report_if_unseen(self) -> None:
         await trio.sleep(_UNSEEN_AFTER)

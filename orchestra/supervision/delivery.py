@@ -88,7 +88,8 @@ class Delivery:
 class ProcessOutput:
     """The output of one process of the plan, from all of its children.
 
-    `tail` has the last lines, without colours, of the newest child that has written one.
+    `tail` has the last lines, without colours, of the newest child: those of the one before it until the new
+    one has written a line, has ended, or is late.
     """
 
     def __init__(self, plan: ProcessPlan, delivery: Delivery, bus: Bus) -> None:
@@ -102,6 +103,11 @@ class ProcessOutput:
     def begin_child(self) -> None:
         """Clear the tail with the next line; until then it shows the end of the last child."""
         self._is_tail_old = True
+
+    def end_child(self) -> None:
+        """Clear the tail if the newest child has written nothing, and so explains nothing."""
+        if self._is_tail_old:
+            self.tail.clear()
 
     async def write(
         self, stream: StreamName, lines: Sequence[str], partial: str | None, *, see: See | None = None

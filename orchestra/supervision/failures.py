@@ -9,13 +9,13 @@ Not here: reading tracebacks (`tracebacks`), what follows for the process (`life
 
 from __future__ import annotations
 
-import re
 from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from orchestra.events import ErrorCleared, ErrorShown, State
+from orchestra.patterns import regex
 from orchestra.supervision.tracebacks import Failure, own_frame
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["ProcessErrors"]
 # Errors that a process may log at once, and then one a second: one that fails at each request has hundreds.
 _MOST_LOGGED = 5.0
 # Signs of a client's fault (`NotFoundException: 404: Not Found`): an answer, not an error.
-_is_answer = re.compile(r"4\d\d\b").match
+_ANSWER = regex(r"4\d\d\b")
 
 
 class ProcessErrors:
@@ -89,7 +89,7 @@ class ProcessErrors:
 
     def log(self, failure: Failure, now: float) -> None:
         """Show an exception that a child has logged and survived."""
-        if _is_answer(failure.message):
+        if _ANSWER.match(failure.message):
             return
         self._credit = min(_MOST_LOGGED, self._credit + (now - self._logged_at))
         self._logged_at = now

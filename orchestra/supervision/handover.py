@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from orchestra.child.families import with_mark
 from orchestra.supervision.attempt import Attempt
-from orchestra.supervision.lifecycle import Broken, Ended, Late, Reloading, Sign, TakenOver
+from orchestra.supervision.lifecycle import Ended, Report, Sign, TakenOver
 from orchestra.supervision.spare import Spares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestra.config.plan import ProcessPlan
-    from orchestra.supervision.lifecycle import Fact, SpawnFailed
+    from orchestra.supervision.lifecycle import Fact
     from orchestra.supervision.run import Run
     from orchestra.supervision.worker import Worker
 
@@ -36,16 +35,14 @@ _DRAIN_TIMEOUT = 30.0
 class Handover:
     """Runs the children of a worker's process; `current` is the one that counts, or the last that did.
 
-    `on_fact` is called with each fact about the current child, except its end.
+    The worker learns each fact about the current child, except its end.
     """
 
-    def __init__(self, worker: Worker, run: Run, on_fact: Callable[[Fact], object]) -> None:
+    def __init__(self, worker: Worker, run: Run) -> None:
         self.current: Attempt | None = None
         self.spares = Spares(run, worker.output)
         self._worker = worker
         self._run = run
-        self._on_fact = on_fact
-        self._count = 0
         self._successor: Attempt | None = None
         self._living: set[Attempt] = set()
         self._nursery: trio.Nursery
@@ -60,7 +57,7 @@ class Handover:
         self.current = self._new_attempt(port, is_retry=is_retry)
 
     def _next_port(self) -> int | None:
-        """The port for a child after the first; two runs that start together may choose the same one."""
+        """The port for a child after the first; another program may have taken the first one."""
         wanted = self._plan.port
         if wanted is None or not self._plan.may_move:
             return wanted
@@ -70,7 +67,7 @@ class Handover:
             self._run.bus.notice("port-moved", text, process=self._plan.name)
         return port
 
-    async def run(self) -> Ended | SpawnFailed:
+    async def run(self) -> Ended | Report:
         """Run the prepared child and its successors, until all have ended; return the last one's exit."""
         assert self.current is not None  # noqa: S101 - by `prepare`
         async with trio.open_nursery() as self._nursery:
@@ -85,13 +82,14 @@ class Handover:
             self._living.discard(attempt)
         if attempt is self._successor:
             how = attempt.end
-            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.error)
+            self._give_up(attempt, str(how.exit) if isinstance(how, Ended) else how.text)
         elif attempt is self.current and self._successor is not None:
             self.current, self._successor = self._successor, None
-            self._on_fact(Reloading("the old one has ended before the new one was ready"))
+            text = "the old one has ended before the new one was ready"
+            self._worker.learn(Report(Sign.RELOADING, text))
         elif attempt is self.current and self._living:
             # Its predecessors may hold the port that the next one wants.
-            self._on_fact(Sign.GONE)
+            self._worker.learn(Sign.GONE)
             self._stop_others()
 
     def begin(self) -> None:
@@ -119,14 +117,9 @@ class Handover:
     def _take_over(self, attempt: Attempt) -> None:
         """Make a ready successor the current child, and stop the old one when it is drained."""
         old, self.current, self._successor = self.current, attempt, None
-        self._on_fact(TakenOver(trio.current_time() - attempt.spawned_at))
+        self._worker.learn(TakenOver(trio.current_time() - attempt.spawned_at))
         if old is not None:
             old.retire(_DRAIN_TIMEOUT)
-
-    def expect(self) -> None:
-        """Prepare for the next child, if it runs in one of our interpreters. Does not wait."""
-        if self._plan.app is not None:
-            self.spares.expect(self._plan)
 
     def stop(self, *, drain: float) -> None:
         """Stop all children, the current one when it is drained, after `drain` seconds at most."""
@@ -152,23 +145,21 @@ class Handover:
         if plan.app is not None:
             spawn = partial(self.spares.serve, plan, is_retry=is_retry)
         elif plan.restart_mode == "overlap":
-            # The families of two simultaneous children need different marks.
-            self._count += 1
-            env["ORCHESTRA_CHILD"] = str(self._count)
+            env = with_mark(env)
         attempt = Attempt(self._worker, self._run, env=env, port=port, on_fact=self._learn, spawn=spawn)
         self._living.add(attempt)
         return attempt
 
     def _learn(self, attempt: Attempt, fact: Fact) -> None:
         if attempt is self.current:
-            self._on_fact(fact)
+            self._worker.learn(fact)
         elif attempt is self._successor:
             match fact:
                 case Sign.READY:
                     self._take_over(attempt)
-                case Broken():
+                case Report(Sign.BROKEN):
                     self._give_up(attempt, "it is broken")
-                case Late(text):
+                case Report(Sign.LATE, text):
                     self._give_up(attempt, f"it is {text}")
                 case _:
                     pass

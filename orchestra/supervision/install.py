@@ -9,7 +9,6 @@ Not here: which command installs them (`config/packages`).
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import deque
 from functools import partial
@@ -20,6 +19,7 @@ import trio
 from orchestra.child.lines import without_colours
 from orchestra.child.spawn import OnOutput, SpawnError
 from orchestra.config.packages import lock_content
+from orchestra.patterns import regex
 from orchestra.supervision.runtime import Stoppable
 from orchestra.supervision.symptoms import explain
 
@@ -35,7 +35,7 @@ __all__ = ["Installation", "Installer"]
 # Managers ask nothing if CI is set, and omit Vite if NODE_ENV is "production", or npm's settings say so.
 _ENVIRONMENT = {"CI": "1", "NODE_ENV": "development", "NPM_CONFIG_INCLUDE": "dev"}
 # The line of npm that describes the error, after lines for programs.
-_npms_error = re.compile(r"npm (?:error|ERR!) (?!code |errno |path |syscall )(.+)").match
+_NPMS_ERROR = regex(r"npm (?:error|ERR!) (?!code |errno |path |syscall )(.+)")
 # Seconds to remove half-installed packages: the end of the run does not wait for a dead disk.
 _REMOVE_TIMEOUT = 5.0
 # Seconds that the end of a job may take beyond its stop timeout: SIGKILL, the last lines, removing.
@@ -97,7 +97,7 @@ class Installation(Stoppable):
                 stop_timeout=plan.stop_timeout,
             )
             if how.code != 0:
-                npms = next(filter(None, map(_npms_error, self._lines)), None)
+                npms = next(filter(None, map(_NPMS_ERROR.match, self._lines)), None)
                 why = npms[1] if npms is not None else explain(self._lines)
                 self.error = f"`{' '.join(install.argv)}` in {install.folder}: {how}" + (why and f": {why}")
         except SpawnError as exc:

@@ -34,19 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRANSITIONS",
-    "Blocked",
-    "Broken",
     "Ended",
     "Fact",
-    "Installed",
-    "Late",
     "Life",
-    "NoAnswer",
     "Order",
-    "Reloading",
+    "Report",
     "Sign",
-    "SpawnFailed",
-    "StopRequested",
     "TakenOver",
     "culprit",
     "dependency_fact",
@@ -63,6 +56,7 @@ _WAITS_FOR_OLD = "it has ended, and waits for the end of the one that it had rep
 _UNMET = {Condition.READY: "be ready", Condition.STARTED: "start", Condition.COMPLETED: "complete"}
 # The exit statuses of a shell that cannot run a command.
 _NOT_RUN = {126: "command is not executable", 127: "command not found"}
+_BEFORE_SPAWN = frozenset({State.INSTALLING, State.STARTING})
 _EXITED = frozenset({State.BACKING_OFF, State.COMPLETED, State.FAILED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -83,9 +77,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class Sign(Enum):
-    """A fact without parameters."""
+    """What has happened. From `BLOCKED` on it comes with words, in a `Report`."""
 
     DEPENDENCIES_MET = "all dependencies are as far as they have to be"
+    INSTALLED = "its packages are installed"
     SPAWNED = "there is a child"
     READY = "all checks of its readiness have passed, or have passed again"
     MOVED = "its second server has come up or gone: nothing follows for the process itself"
@@ -95,48 +90,21 @@ class Sign(Enum):
     START_REQUESTED = "the process is to be started again, if it has ended"
     RESTART_REQUESTED = "a new child is to be started, whatever the old one does"
 
-
-class Blocked(Struct, frozen=True):
-    """A dependency, which the reason names, is not met yet, or never will be."""
-
-    reason: str
-    for_good: bool = False
-
-
-class Installed(Struct, frozen=True):
-    """The installation of packages has ended; with the error, if any."""
-
-    error: str = ""
+    BLOCKED = "a dependency, which is named, is not met yet"
+    BLOCKED_FOR_GOOD = "one never will be"
+    START_FAILED = "its packages cannot be installed, or the system refuses to start a child; with the error"
+    LATE = "it is not ready after its `ready_timeout`; with a sentence about that and the missing checks"
+    NO_ANSWER = "a ready child no longer answers; with the failed checks"
+    RELOADING = "its server reloads itself; with the log line that announced it, or another observation"
+    BROKEN = "the child lives, but cannot become ready before its program is fixed; with the reason"
+    STOP_REQUESTED = "the process has to end; with the reason, if it is worth mentioning"
 
 
-class SpawnFailed(Struct, frozen=True):
-    """The system refused to start a child."""
+class Report(Struct, frozen=True):
+    """What has happened, in words, too."""
 
-    error: str
-
-
-class Late(Struct, frozen=True):
-    """It is not ready after its `ready_timeout`; with a sentence about that and the missing checks."""
-
-    text: str
-
-
-class NoAnswer(Struct, frozen=True):
-    """A ready child no longer answers; with the failed checks, in words."""
-
-    missing: str
-
-
-class Reloading(Struct, frozen=True):
-    """The server reloads itself; with the log line that announced it, or another observation."""
-
-    reason: str
-
-
-class Broken(Struct, frozen=True):
-    """The child lives, but cannot become ready before its program is fixed; with the reason."""
-
-    reason: str
+    sign: Sign
+    text: str = ""
 
 
 class TakenOver(Struct, frozen=True):
@@ -159,25 +127,7 @@ class Ended(Struct, frozen=True):
     is_hopeless: bool = False
 
 
-class StopRequested(Struct, frozen=True):
-    """The process has to end; with the reason, if it is worth mentioning."""
-
-    reason: str = ""
-
-
-Fact: TypeAlias = (
-    Sign
-    | StopRequested
-    | Blocked
-    | Installed
-    | SpawnFailed
-    | Late
-    | NoAnswer
-    | Reloading
-    | Broken
-    | TakenOver
-    | Ended
-)
+Fact: TypeAlias = Sign | Report | TakenOver | Ended
 
 
 class Order(Enum):
@@ -246,11 +196,11 @@ def step(life: Life, fact: Fact, now: float) -> tuple[Life, Order | None]:
 def _requested(life: Life, fact: Fact) -> tuple[Life, Order | None] | None:
     state = life.state
     match fact:
-        case StopRequested(reason) if state in (State.WAITING, State.BACKING_OFF):
+        case Report(Sign.STOP_REQUESTED, reason) if state in (State.WAITING, State.BACKING_OFF):
             return _enter(life, State.STOPPED, reason=reason), Order.STOP
-        case StopRequested() if state is State.STOPPING:
+        case Report(Sign.STOP_REQUESTED) if state is State.STOPPING:
             return replace(life, starts_after_stop=False), None
-        case StopRequested() if State.STOPPING in TRANSITIONS[state]:
+        case Report(Sign.STOP_REQUESTED) if State.STOPPING in TRANSITIONS[state]:
             return _enter(life, State.STOPPING), Order.STOP
         case Sign.START_REQUESTED | Sign.RESTART_REQUESTED if state.is_ended:
             return _started_again(life), None
@@ -276,15 +226,13 @@ def _before_spawn(life: Life, fact: Fact) -> tuple[Life, Order | None] | None:
             return _enter(life, State.INSTALLING, reason=" ".join(life.plan.install.argv)), Order.INSTALL
         case Sign.DEPENDENCIES_MET if state is State.WAITING:
             return _enter(life, State.STARTING), Order.SPAWN
-        case Blocked(reason, for_good) if state is State.WAITING:
-            return replace(life, reason=reason, is_blocked=for_good), None
-        case Installed("") if state is State.INSTALLING:
+        case Report(Sign.BLOCKED | Sign.BLOCKED_FOR_GOOD as sign, reason) if state is State.WAITING:
+            return replace(life, reason=reason, is_blocked=sign is Sign.BLOCKED_FOR_GOOD), None
+        case Sign.INSTALLED if state is State.INSTALLING:
             return _enter(life, State.STARTING), Order.SPAWN
-        case Installed(error) if state is State.INSTALLING:
+        case Report(Sign.START_FAILED, error) if state in _BEFORE_SPAWN and not life.is_alive:
             return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
-        case SpawnFailed(error) if state is State.STARTING and not life.is_alive:
-            return _enter(replace(life, ended_before_ready=True), State.FAILED, reason=error), None
-        case Installed() | SpawnFailed() if state is State.STOPPING and not life.is_alive:
+        case Sign.INSTALLED | Report(Sign.START_FAILED) if state is State.STOPPING and not life.is_alive:
             return _stopped(life), None
         case Sign.BACK_OFF_ENDED if state is State.BACKING_OFF:
             return _enter(replace(life, restarts=life.restarts + 1), State.STARTING), Order.SPAWN
@@ -305,14 +253,14 @@ def _while_alive(life: Life, fact: Fact, now: float) -> Life:
         case Sign.READY if state in (State.STARTING, State.RUNNING, State.UNHEALTHY) and life.is_alive:
             took = now - life.spawned_at if life.spawned_at is not None else None
             return _ready(life, took)
-        case NoAnswer(missing) if state is State.READY:
+        case Report(Sign.NO_ANSWER, missing) if state is State.READY:
             return _enter(life, State.UNHEALTHY, reason=missing)
-        case Reloading(reason) if state in (State.READY, State.UNHEALTHY):
+        case Report(Sign.RELOADING, reason) if state in (State.READY, State.UNHEALTHY):
             life = replace(life, spawned_at=now, ready_after=None, restarts=life.restarts + 1)
             return _enter(life, State.STARTING, reason=reason)
-        case Broken(reason) if state in (State.STARTING, State.RUNNING) and life.is_alive:
+        case Report(Sign.BROKEN, reason) if state in (State.STARTING, State.RUNNING) and life.is_alive:
             return _enter(life, State.UNHEALTHY, reason=reason)
-        case Broken(reason) if state is State.UNHEALTHY and life.ready_after is None:
+        case Report(Sign.BROKEN, reason) if state is State.UNHEALTHY and life.ready_after is None:
             return replace(life, reason=reason)  # it was edited, and has another error now
         case TakenOver(took) if state in (State.STARTING, State.READY, State.UNHEALTHY) and life.is_alive:
             return _ready(replace(life, spawned_at=now - took, restarts=life.restarts + 1), took)
@@ -383,13 +331,14 @@ def _enter(life: Life, state: State, *, reason: str = "") -> Life:
     return replace(life, state=state, reason=reason)
 
 
-def dependency_fact(dependencies: Iterable[Dependency], lives: Mapping[str, Life]) -> Sign | Blocked:
+def dependency_fact(dependencies: Iterable[Dependency], lives: Mapping[str, Life]) -> Sign | Report:
     """Say whether the dependencies of a process let it start."""
     unmet = [(each, lives[each.name]) for each in dependencies if not _is_met(each, lives[each.name])]
     if not unmet:
         return Sign.DEPENDENCIES_MET
     reason = "; ".join(_unmet_in_words(each, life) for each, life in unmet)
-    return Blocked(reason, for_good=any(life.is_settled for _, life in unmet))
+    is_for_good = any(life.is_settled for _, life in unmet)
+    return Report(Sign.BLOCKED_FOR_GOOD if is_for_good else Sign.BLOCKED, reason)
 
 
 def _is_met(dependency: Dependency, life: Life) -> bool:

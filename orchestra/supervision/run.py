@@ -314,9 +314,8 @@ async def measure(run: Run) -> None:
             continue
         leaders = {name: each.newest.pid for name, each in run.workers.items() if each.newest.pid is not None}
         with suppress(OSError):  # then it is not known
-            found = await trio.to_thread.run_sync(meter.look, leaders, abandon_on_cancel=True)
-            for name, usage in found.items():
-                run.bus.emit(ProcessMeasured(process=name, cpu=round(usage.cpu, 3), memory=usage.memory))
+            for measured in await trio.to_thread.run_sync(meter.look, leaders, abandon_on_cancel=True):
+                run.bus.emit(measured)
 
 
 def checked_dependencies(plan: Plan) -> Mapping[str, Sequence[str]]:

@@ -44,10 +44,6 @@ def _in_thread(look: Callable[..., _T]) -> Callable[..., Awaitable[_T]]:
     return lambda *args: trio.to_thread.run_sync(look, *args)
 
 
-def _look_at_remains() -> Callable[[int], Awaitable[Sequence[Member] | None]]:
-    return SharedLook(remains.look).ask
-
-
 async def _watch(interests: Mapping[str, Interest], **how: Any) -> None:
     from orchestra.watch.changes import watch  # noqa: PLC0415 - only a run that watches needs it
 
@@ -77,7 +73,9 @@ class Runtime(Struct, frozen=True, kw_only=True):
     servers: Callable[[int, int], Awaitable[Sequence[Server]]] = _in_thread(sockets.servers)
     beside: Callable[[int, int], Awaitable[tuple[frozenset[Address], bool]]] = _in_thread(sockets.beside)
     holder: Callable[[int], Awaitable[str]] = _in_thread(sockets.holder)
-    remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = _look_at_remains
+    remains: Callable[[], Callable[[int], Awaitable[Sequence[Member] | None]]] = lambda: (
+        SharedLook(remains.look).ask
+    )
     is_alive: Callable[[table.Entry], bool] = table.is_still_there
     free_port: Callable[..., int] = sockets.another
     watch: Callable[..., Awaitable[None]] = _watch

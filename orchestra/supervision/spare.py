@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from orchestra.child.families import EXTRA_MARK, with_mark
 from orchestra.child.spawn import Child, OnOutput, SpawnError, Window
 from orchestra.config.environment import PORT_VARIABLES
 from orchestra.supervision.runtime import Stoppable
@@ -43,9 +44,7 @@ __all__ = ["Interpreter", "Spares", "how_to_spawn"]
 
 # The variable with the descriptor of an interpreter's end of the socket.
 _CONTROL = "ORCHESTRA_CONTROL"
-# The variable that distinguishes two children of a process.
-_MARK = "ORCHESTRA_CHILD"
-_NOT_COMPARED = {*PORT_VARIABLES, _MARK}
+_NOT_COMPARED = {*PORT_VARIABLES, EXTRA_MARK}
 # Seconds from the moment that an application serves until its spare is spawned: reloading the page comes
 # first, and only its first request may import all packages.
 _SPAWN_DELAY = 0.5
@@ -216,7 +215,6 @@ class Spares:
         self._preparing = trio.CancelScope()
         self._is_edited = False  # since the last child was spawned
         self._was_noted = False
-        self._count = 0
 
     async def serve(
         self,
@@ -257,11 +255,9 @@ class Spares:
         return spare or self._spawn(plan, env, ())
 
     def _spawn(self, plan: ProcessPlan, env: Mapping[str, str], modules: Sequence[str]) -> Interpreter:
-        self._count += 1
-        # Two simultaneous families need different marks, also from those of an overlap without spares.
-        env = {**env, _MARK: f"w{self._count}"}
         max_idle = _MAX_IDLE if plan.warm_spare else _SHORT_MAX_IDLE
-        interpreter = Interpreter(plan, self._run, env=env, on_output=self._output.write, max_idle=max_idle)
+        write = self._output.write
+        interpreter = Interpreter(plan, self._run, env=with_mark(env), on_output=write, max_idle=max_idle)
         self._run.nursery.start_soon(interpreter.run, modules)
         return interpreter
 

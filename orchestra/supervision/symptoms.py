@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestra.config.addresses import DEFAULT_LISTEN
 from orchestra.errors import port_taken
-from orchestra.supervision.lifecycle import Broken, Reloading, Sign
+from orchestra.patterns import regex
+from orchestra.supervision.lifecycle import Report, Sign
 from orchestra.supervision.tracebacks import FIRST_WORDS, Failure, TracebackReader, own_frame
 
 if TYPE_CHECKING:
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["Symptoms", "explain", "is_prompt", "named_ports", "port_clash", "unseen_socket"]
 
 # Messages of servers whose port is taken: Python's, Node's, gunicorn, Vite, Django, and most others.
-_IN_USE = re.compile(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
+_IN_USE = regex(r"address (is )?already in use|EADDRINUSE|(port|connection) .*\bin use", re.IGNORECASE)
 # Messages of Vite, Next.js and others that take the next port: this is not an error.
-_MOVES_ON = re.compile(r"\bin use\b.*\b(trying|using)\b", re.IGNORECASE)
+_MOVES_ON = regex(r"\bin use\b.*\b(trying|using)\b", re.IGNORECASE)
 # `:8000`, `port 8000`, `('127.0.0.1', 8000)`.
-_NAMED_PORT = re.compile(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
+_NAMED_PORT = regex(r"(?:\bport\W{1,3}|:|', )([0-9]{3,5})(?!\d|[.:]\d)", re.IGNORECASE)
 # The default port of servers that do not name it: Hypercorn, Python's http.server.
 _USUAL_PORT = DEFAULT_LISTEN[1]
 _OWN_PORT_HINT = "Have it listen on $PORT, or give orchestra another address: --listen."
 _OTHER_PORT_HINT = "Stop that program, or have this one listen on $PORT (--port $PORT)."
 
-_CONTAINERS = re.compile(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
+_CONTAINERS = regex(r"\b(?:docker|docker-compose|nerdctl|podman|podman-compose)\b")
 
 # Seconds of silence after which a child whose last output is an exception will not become ready.
 SILENT_AFTER_TRACEBACK = 0.7
@@ -48,43 +49,45 @@ SILENT_AFTER_TRACEBACK = 0.7
 _REPEATS = 3
 
 # Messages of shells that cannot run a command.
-_NOT_RUN = re.compile(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
+_NOT_RUN = regex(r"not found|no such file|permission denied|cannot execute|exec format", re.IGNORECASE)
 # Lines that task runners and watchers add to the failure of a program (make, npm, pnpm, turbo, Node, air),
 # and the rest of a stack or of an object that was printed.
-_NOISE = re.compile(
+_NOISE = regex(
     r"make(\[\d+\])?: \*\*\*|npm (ERR!|error)|.?ELIFECYCLE|error Command failed|info Visit https://yarnpkg|"
     r"error: (script|Recipe) |Node\.js v\d|note: run with|exit status \d|\s*[\]})]+[,;]?$|"
     r".*\bcommand .*exited \(\d+\)|Exit code \d+|Failed running '|.*\berror: exit status \d+$|"
     r"ERROR: \"[^\"]+\" exited with|goroutine \d"
 )
-_ERROR_WORDS = re.compile(
+_ERROR_WORDS = regex(
     r"error\b|exception\b|fatal|panic|failed|failure|\bcannot\b|can't|could ?n[o']t|not found|no such|denied"
     r"|refused|unable|invalid|missing|unknown|undefined|unexpected|unrecognized",
     re.IGNORECASE,
 )
 # The place of Node's syntax errors: a line of its own before the error.
-_NODE_PLACE = re.compile(r"(?:file://)?(/\S+:\d+)$")
+_NODE_PLACE = regex(r"(?:file://)?(/\S+:\d+)$")
 # The program's own advice about its error, in the line after it (Vite, PostgreSQL, npm, uv).
-_NEXT_STEP = re.compile(r"(HINT: |Please |Try |Use |Run |Pass |Set |Install |Add )")
+_NEXT_STEP = regex(r"(HINT: |Please |Try |Use |Run |Pass |Set |Install |Add )")
 _MOST_CHARACTERS = 300
 # The reload messages of uvicorn (`--reload`, FastAPI's `dev`, Litestar's `run --reload`) and uvicorn-hmr;
 # Werkzeug (Flask's debug server); Django; gunicorn.
-_RELOADS = re.compile(
+_RELOADS = regex(
     r"detected changes? in .*reloading|changed, reloading\.$|Worker reloading: .* modified", re.IGNORECASE
 )
 # Messages that only a new server logs; the old one has closed its sockets by then.
-_STARTED = re.compile(r"Started server process \[\d+\]")
+_STARTED = regex(r"Started server process \[\d+\]")
 # The start messages of servers that watch their files: uvicorn, Werkzeug, Django (without "with" it is
 # TypeScript's compiler). Others end with their program, and need no diagnosis.
-_WATCHES = re.compile(
-    r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with"
-)
+_WATCHES = regex(r"Will watch for changes|Restarting with (stat|watchdog)|Watching for file changes with")
 # A line without one of these words has no meaning, unless it belongs to a traceback.
 _RELEVANT_WORDS = ("eload", "atch", "Restarting", "Started", *FIRST_WORDS)
 _KEPT_LINES = 20
 # How prompts end: `(Pdb) `, `ipdb> `, `Ok to proceed? (y) `, `Password: `. A percentage is a progress bar's.
-_PROMPT_END = re.compile(r"[:?>$#)\]] +\Z|[?>]\Z")
-_PERCENTAGE = re.compile(r"\d ?%")
+_PROMPT_END = regex(r"[:?>$#)\]] +\Z|[?>]\Z")
+_PERCENTAGE = regex(r"\d ?%")
+
+
+def _moves_on(line: str) -> bool:
+    return "in use" in line.lower() and _MOVES_ON.search(line) is not None
 
 
 def is_prompt(text: str) -> bool:
@@ -181,9 +184,9 @@ class Symptoms:
         self._readers: dict[StreamName, TracebackReader] = {}
         self._lines: deque[tuple[float, str]] = deque(maxlen=_KEPT_LINES)  # with their times
 
-    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Reloading | Failure]:
+    def read(self, stream: StreamName, lines: Sequence[str], now: float) -> Iterator[Report | Failure]:
         """Read lines, without colours; yield the findings among them. The last ones may explain an end."""
-        relevant = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _MOVES_ON.search(line))
+        relevant = (line for line in lines[-_KEPT_LINES:] if line.strip() and not _moves_on(line))
         self._lines.extend((now, line) for line in relevant)
         self.last_line_at = now
         # Most lines match nothing, and some servers write thousands: plain words are searched in all
@@ -194,13 +197,13 @@ class Symptoms:
         ):
             yield from filter(None, (self.see(stream, line, now) for line in lines))
 
-    def see(self, stream: StreamName, line: str, now: float) -> Reloading | Failure | None:
+    def see(self, stream: StreamName, line: str, now: float) -> Report | Failure | None:
         """Read one line, without colours; return the finding: a reload of its server, or an exception."""
         self.last_line_at = now
         if "eload" in line and _RELOADS.search(line):
             self.watches = True
             self.forget()
-            return Reloading(line.strip())
+            return Report(Sign.RELOADING, line.strip())
         if not self.watches and ("atch" in line or "Restarting" in line):
             self.watches = _WATCHES.search(line) is not None
         if "Started" in line:
@@ -235,7 +238,7 @@ class Symptoms:
         """The exception that one of its streams ends with; empty if none does."""
         return next(filter(None, (reader.error for reader in self._readers.values())), "")
 
-    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Broken | Literal[Sign.STUCK] | None:
+    def diagnose(self, *, is_alone: bool, was_announced: bool) -> Report | Literal[Sign.STUCK] | None:
         """Explain why a silent child cannot become ready; ``None`` if it may just be slow.
 
         Args:
@@ -245,7 +248,7 @@ class Symptoms:
         if is_alone and not was_announced and not any(map(_ERROR_WORDS.search, self.last_lines)):
             return Sign.STUCK  # Another server may live: the program may be fine.
         if is_alone or (self.watches and self.error):
-            return Broken(self.explanation() or "its program has ended")
+            return Report(Sign.BROKEN, self.explanation() or "its program has ended")
         return None
 
     def explanation(self) -> str:

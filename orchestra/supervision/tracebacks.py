@@ -10,14 +10,15 @@ Everything that is kept is bounded: any program may write anything. Not here: wh
 from __future__ import annotations
 
 import posixpath
-import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from orchestra.events import Frame
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable
 
 __all__ = ["FIRST_WORDS", "Failure", "TracebackReader", "own_frame"]
@@ -30,22 +31,22 @@ _HEAD = "Traceback (most recent call last)"
 # Words that the first line of every exception contains.
 FIRST_WORDS = (_HEAD, "  File ")
 # The decoration of an exception group, and of rich.
-_MARGIN = re.compile(r"^(?: *[|+│](?: |$))+")
-_GROUP = re.compile(r".* \(\d+ sub-exceptions?\)")
-_CHAINED = re.compile(r"^(?:During handling of|The above exception was) ")
-_RULE = re.compile(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│┃]*$")
-_FRAME = re.compile(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
-_RICH_FRAME = re.compile(r"^│ (?P<file>/.+?):(?P<line>\d+) in (?P<function>.+?) *│$")
-_RICH_CODE = re.compile(r"^│ ❱ +\d+ (?:│ )?(?P<code>.*?) *│$")
+_MARGIN = regex(r"^(?: *[|+│](?: |$))+")
+_GROUP = regex(r".* \(\d+ sub-exceptions?\)")
+_CHAINED = regex(r"^(?:During handling of|The above exception was) ")
+_RULE = regex(r"^[\s|+\-─╭╮╰╯│┃]*\d*[\s|+\-─╭╮╰╯│┃]*$")
+_FRAME = regex(r'^\s+File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
+_RICH_FRAME = regex(r"^│ (?P<file>/.+?):(?P<line>\d+) in (?P<function>.+?) *│$")
+_RICH_CODE = regex(r"^│ ❱ +\d+ (?:│ )?(?P<code>.*?) *│$")
 # A helper process of Python that cleans up after `multiprocessing` (Hypercorn's workers). Its complaints
 # about missing resources come last, and are not about the program.
 _TIDYING = "/multiprocessing/resource_tracker.py"
-_CARETS = re.compile(r"^[\s~^]+$")
+_CARETS = regex(r"^[\s~^]+$")
 # `SyntaxError: invalid syntax`, `socket.gaierror: ...`, `KeyboardInterrupt`: a dotted name, perhaps words.
-_EXCEPTION = re.compile(r"(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (?P<message>.*))?")
+_EXCEPTION = regex(r"(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: (?P<message>.*))?")
 # A line of another task's log in the middle of a traceback looks like an exception.
 _LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
-_NOT_OWN = re.compile(r"/(?:site-packages|dist-packages|\.?venv|\.tox|\.nox|lib/python\d[\d.]*)/")
+_NOT_OWN = regex(r"/(?:site-packages|dist-packages|\.?venv|\.tox|\.nox|lib/python\d[\d.]*)/")
 
 
 class Failure(Struct, frozen=True):
@@ -76,16 +77,14 @@ class TracebackReader:
 
     Attributes:
         error: The last line of the last traceback, if no output has followed.
-        last: The last complete traceback, even if other output has followed.
     """
 
-    __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error", "last")
+    __slots__ = ("_frames", "_has_margin", "_is_chained", "_is_open", "error")
 
     def __init__(self) -> None:
         self._is_open = self._is_chained = self._has_margin = False
         self._frames: list[Frame] = []
         self.error = ""
-        self.last: Failure | None = None
 
     def __repr__(self) -> str:
         return f"<TracebackReader: {self.error or 'none'}>"
@@ -132,8 +131,7 @@ class TracebackReader:
             if is_group or (self._frames and self._frames[-1].file.endswith(_TIDYING)):
                 return None
             self.error = rest[:_MOST_CHARACTERS]
-            self.last = Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
-            return self.last
+            return Failure(self.error, tuple(self._frames[-_MOST_FRAMES:]))
         elif self._frames and not self._frames[-1].code and rest[:1].isspace() and not _CARETS.match(rest):
             self._set_code(rest)
         return None

@@ -27,17 +27,7 @@ from orchestra.events import State, StateChanged
 from orchestra.supervision.delivery import ProcessOutput, log_settings
 from orchestra.supervision.failures import ProcessErrors
 from orchestra.supervision.handover import Handover
-from orchestra.supervision.lifecycle import (
-    Installed,
-    Late,
-    Life,
-    NoAnswer,
-    Order,
-    Sign,
-    StopRequested,
-    dependency_fact,
-    step,
-)
+from orchestra.supervision.lifecycle import Life, Order, Report, Sign, dependency_fact, step
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
@@ -83,7 +73,7 @@ class Worker:
         self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
-        self._handover = Handover(self, run, on_fact=self._learn)
+        self._handover = Handover(self, run)
         self._pause = trio.CancelScope()  # around a wait that can be cut short: a back-off, an installation
         self.newest = structs.replace(self._describe(State.WAITING), time=run.runtime.now())
 
@@ -99,7 +89,7 @@ class Worker:
 
     def stop(self, reason: str = "") -> None:
         """Stop the process. Does not wait."""
-        self.handle(StopRequested(reason))
+        self.handle(Report(Sign.STOP_REQUESTED, reason))
         self._handover.spares.discard()  # `run` waits for its end
 
     def start(self) -> None:
@@ -114,9 +104,10 @@ class Worker:
         self._request(Sign.RESTART_REQUESTED)
 
     def expect_restart(self) -> None:
-        """Prepare for a restart that is likely to come. Does not wait."""
-        if self._run.phase is Phase.RUNNING and self.life.state in _MAY_BE_RESTARTED:
-            self._handover.expect()
+        """Prepare for a restart that is likely to come, of one of our interpreters. Does not wait."""
+        plan, is_running = self.life.plan, self._run.phase is Phase.RUNNING
+        if plan.app is not None and is_running and self.life.state in _MAY_BE_RESTARTED:
+            self._handover.spares.expect(plan)
 
     def _request(self, fact: Sign) -> None:
         if self._run.phase is Phase.OVER:
@@ -216,7 +207,7 @@ class Worker:
         error = ""
         with pause:
             error = await job.wait()
-        self._end_with(Installed(error))
+        self._end_with(Report(Sign.START_FAILED, error) if error else Sign.INSTALLED)
 
     async def _back_off(self, pause: trio.CancelScope) -> None:
         with pause:
@@ -228,18 +219,20 @@ class Worker:
 
     def _end_with(self, fact: Fact) -> None:
         if self._run.phase is not Phase.RUNNING and self.life.state is not State.STOPPING:
-            self.handle(StopRequested())  # it has ended before its turn, and is not started again
+            # It has ended before its turn, and is not started again.
+            self.handle(Report(Sign.STOP_REQUESTED))
         self.handle(fact)
 
-    def _learn(self, fact: Fact) -> None:
+    def learn(self, fact: Fact) -> None:
+        """Handle a fact about the current child; some are also reported, or lead to a request."""
         attempt, plan = self.attempt, self.life.plan
         if fact is Sign.STUCK and self._run.phase is not Phase.RUNNING:
             return
         self.handle(fact)
         match fact:
-            case Late(text) if plan.is_awaited:
+            case Report(Sign.LATE, text) if plan.is_awaited:
                 self._run.bus.notice("not-ready", text, process=plan.name)
-            case NoAnswer() if plan.restart_unhealthy:
+            case Report(Sign.NO_ANSWER) if plan.restart_unhealthy:
                 self.restart()
             case Sign.STUCK if attempt is not None and self.life.starts_after_stop:
                 text = "its own reload does not end, or has not brought up a new server: it is restarted"

@@ -50,15 +50,15 @@ _POLL_PAUSE = 1.0
 _POLL_SHARE = 20
 # Folders may be gone by the time that they are watched: then they are chosen again, so often.
 _ATTEMPTS = 5
+# watchfiles' error when it should report a file whose name is not UTF-8: it has ended then.
+_NOT_UTF8 = "Unable to decode path"
 # watchfiles' own switch.
 _FORCE_POLLING = "WATCHFILES_FORCE_POLLING"
 # File systems whose files are changed elsewhere: the kernel does not notice that.
-# fmt: off
 _SILENT_SYSTEMS = frozenset({
     "9p", "afs", "ceph", "cifs", "drvfs", "fuse.grpcfuse", "fuse.sshfs", "lustre", "nfs", "nfs4", "prl_fs",
     "smb3", "smbfs", "v9fs", "vboxsf", "vmhgfs",
-})
-# fmt: on
+})  # fmt: skip
 
 
 class Batch(Struct, frozen=True, kw_only=True):
@@ -197,6 +197,7 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
     """Yield the paths that were touched in folders, as soon as possible, until `stop` is set.
 
     Whenever nothing was touched for a while it yields an empty set. From the first one on nothing is missed.
+    It ends early when a file is touched whose name is not UTF-8: it has to be started again.
     `FileNotFoundError`: one of the folders is gone; `OSError`: the system cannot watch them.
     """
     # Imported in the thread, when everything has been spawned.
@@ -221,7 +222,8 @@ def _notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[Abstra
             yield {path for _, path in changes}
     # watchfiles' error for unknown errors of the system, and for names that are not UTF-8.
     except (RuntimeError, UnicodeEncodeError) as exc:
-        raise OSError(str(exc)) from exc
+        if _NOT_UTF8 not in str(exc):
+            raise OSError(str(exc)) from exc
 
 
 def _silent_system(folders: Iterable[str]) -> str:

@@ -33,14 +33,12 @@ _Specs: TypeAlias = "tuple[tuple[str, GitIgnoreSpec], ...]"
 
 GITIGNORE = ".gitignore"
 # Folders of tools; their contents are made from other files, or are not the project's.
-# fmt: off
 _NEVER = frozenset({
     ".cache", ".direnv", ".eggs", ".git", ".hg", ".hypothesis", ".idea", ".ipynb_checkpoints", ".mypy_cache",
     ".next", ".nox", ".nuxt", ".parcel-cache", ".pytest_cache", ".ruff_cache", ".svelte-kit", ".svn", ".tox",
     ".turbo", ".venv", ".vite", ".vscode", "__pycache__", "__pypackages__", "bower_components", "build",
     "dist", "htmlcov", "node_modules", "site-packages", "venv",
-})
-# fmt: on
+})  # fmt: skip
 _VENV_MARK = "pyvenv.cfg"
 # Folders that are watched at most: each one costs the kernel about a kilobyte.
 _MOST_FOLDERS = 5000

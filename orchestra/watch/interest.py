@@ -24,7 +24,6 @@ Not here: files, matching (`filters`), what follows from a change (`orchestra.re
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from os.path import normpath
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orchestra.config.plan import FromProcess, Plan, ProcessPlan, Role
+from orchestra.patterns import regex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ _TEMPLATES = ("*.html", "*.jinja", "*.jinja2", "*.j2")
 _STYLES = ("*.css",)
 # Files that Vite serves below its folder, if that is the backend's folder, too.
 _VITES = ("index.html", "public", "src")
-_WILD = re.compile(r"[*?\[]")
+_WILD = regex(r"[*?\[]")
 
 
 class Kind(Enum):
