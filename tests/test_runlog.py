@@ -57,6 +57,21 @@ async def test_a_loud_process_does_not_wait_for_time_to_pass(
     assert len(lines) > LINES / 2
 
 
+async def test_a_reader_that_leaves_loses_no_line(tmp_path: Path) -> None:
+    """Another terminal may close its connection while what waits is written for it."""
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    plan = Plan(processes=(), procfile=tmp_path / "Procfile")
+    log = run_log(plan, environ)
+    (write_lines,) = log.sinks
+    await write_lines([OutputLine(process="a", stream="stdout", text="hello")])
+    with trio.move_on_after(0):
+        await log.past()
+    await log.aclose()
+    found = newest(plan.root, environ)
+    assert found is not None
+    assert [each.text for each in read_log(found) if isinstance(each, OutputLine)] == ["hello"]
+
+
 @pytest.mark.parametrize("ahead", [-120, 120])
 def test_a_time_of_the_day_is_the_last_one(ahead: int) -> None:
     now = datetime.now(UTC)

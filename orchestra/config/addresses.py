@@ -235,7 +235,7 @@ class Ports(Struct, kw_only=True):
     machine: Machine
     by_instance: dict[str, int] = field(default_factory=dict)
 
-    def fix(self) -> None:
+    def _fix(self) -> None:
         """Give the ports of the settings, and to further instances the next ones; they are never replaced."""
         for each in self.processes:
             for number, name in enumerate(each.names) if each.settings.port else ():
@@ -255,7 +255,8 @@ class Ports(Struct, kw_only=True):
                     self.by_instance[name] = port
 
     def assign(self, base: int, problems: Problems) -> list[Note]:
-        """Give all others theirs, from `base` on; note which cannot have the usual one (or keep theirs)."""
+        """Give each its port: set, kept, or from `base` on; note which cannot have the usual one."""
+        self._fix()
         fixed, notes = set(self.by_instance), []
         # Each has the usual one until its turn comes, so none is moved to that of another.
         for index, each in enumerate(self.processes):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -354,9 +355,8 @@ class Sources:
         return None
 
 
-def text_of(file: Path) -> str:
-    """The text of a file; empty if there is none, or a large one."""
-    return text_if_any(file, most=_MAX_FILE_SIZE)
+text_of = partial(text_if_any, most=_MAX_FILE_SIZE)
+"""Gives the text of a file; empty if there is none, or a large one."""
 
 
 def _is_global(text: str, start: int, indent: str) -> bool:

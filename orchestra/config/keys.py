@@ -76,8 +76,5 @@ def bindings(changed: Mapping[str, str]) -> dict[str, str]:
             if key in found:
                 raise ValueError(f"{key!r} is given to both {found[key]!r} and {action!r}")
             found[key] = action
-    for action, (keys, _) in ACTIONS.items():
-        if action not in changed:
-            for key in keys:
-                found.setdefault(key, action)
-    return found
+    usual = [(key, action) for action, (keys, _) in ACTIONS.items() if action not in changed for key in keys]
+    return found | {key: action for key, action in usual if key not in found}

@@ -154,7 +154,7 @@ class _Reader:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
         with self.problems.caught():
             counts = select.formation(self.overrides.formation, self.processes)
-        for name in self.overrides.quiet:
+        for name in (*self.overrides.quiet, *only, *left_out):
             if name not in counts:
                 hint = toml.did_you_mean(name, [*counts])
                 self.problems.add(ConfigError(f"there is no process {name}", path=self.path, hint=hint))
@@ -353,7 +353,6 @@ class _Reader:
             base = addresses.base_port(self.file, option, self.env, environ)
         listen_port = None if proxy is None else proxy.port
         ports = addresses.Ports(processes=self.processes, listen_port=listen_port, machine=self.machine)
-        ports.fix()
         self.notes[:0] = ports.assign(base, self.problems)
         return ports.by_instance
 

@@ -286,15 +286,12 @@ def choose(
 ) -> None:
     """Give instances to the processes that are run: the named ones, with their dependencies.
 
-    Without names in `only`, all are chosen, but never those in `left_out` nor those with a count of 0.
+    Without names in `only`, all are chosen, but never those in `left_out` nor those with a count of 0. Names
+    of no process are not heeded.
     """
     by_name = {each.name: each for each in processes}
-    for name in (*only, *left_out):
-        if name not in by_name:
-            hint = did_you_mean(name, [*by_name])
-            problems.add(ConfigError(f"there is no process {name}", path=path, hint=hint))
-        elif name in only and name in left_out:
-            problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
+    for name in (each for each in only if each in by_name and each in left_out):
+        problems.add(ConfigError(f"{name} is named, and left out by -x, too", hint="Do one of the two."))
     asked = [name for name in only if name in by_name] if only else [*by_name]
     chosen = _with_needed(asked, by_name, {name for name in counts if counts[name]}.difference(left_out))
     # Named processes are run, and so are the dependencies of them and of those that start automatically.

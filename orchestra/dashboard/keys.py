@@ -93,7 +93,9 @@ _LONGEST_SEQUENCE = 64
 def _named(piece: str) -> list[str]:
     bare = piece.lstrip("\x1b")
     if bare == piece:
-        return [_character(piece)]
+        code = ord(piece)
+        control = f"ctrl-{chr(code + 96)}" if code < 27 else "ctrl-]" if code == 29 else piece
+        return [_CHARACTERS.get(piece, control)]
     if not bare:
         return ["escape"]
     if len(bare) == 1 or bare[0] not in "[O":
@@ -103,10 +105,3 @@ def _named(piece: str) -> list[str]:
         return [wheel] if wheel else []
     known = _SEQUENCES.get(bare[1:])
     return [known] if known else []
-
-
-def _character(character: str) -> str:
-    if character in _CHARACTERS:
-        return _CHARACTERS[character]
-    code = ord(character)
-    return f"ctrl-{chr(code + 96)}" if code < 27 else "ctrl-]" if code == 29 else character

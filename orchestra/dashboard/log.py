@@ -11,7 +11,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -124,11 +124,7 @@ class Log:
 
     def after(self, wanted: Wanted, number: int) -> list[Entry]:
         """Give all entries after a number that pass the filters, oldest first."""
-        found = []
-        for entry in self._back(wanted, None):
-            if entry.number <= number:
-                break
-            found.append(entry)
+        found = [*takewhile(lambda each: each.number > number, self._back(wanted, None))]
         return found[::-1]
 
     def _back(self, wanted: Wanted, until: int | None) -> Iterator[Entry]:

@@ -165,10 +165,8 @@ class Model:
                     self.paused[event.process, event.stream] = event
             case UpstreamSwitched() | FilesChanged():
                 self.log.add(event)
-            case ErrorShown():
-                self._process(event.process).error = event
-            case ErrorCleared():
-                self._process(event.process).error = None
+            case ErrorShown() | ErrorCleared():
+                self._process(event.process).error = event if isinstance(event, ErrorShown) else None
             case InputWanted():
                 self._process(event.process).prompt = event
             case ProcessMeasured():

@@ -303,16 +303,9 @@ def _target(row: RequestRow) -> Text:
 
 
 def _status_style(row: RequestRow) -> Style:
-    status = row.of.status
-    if row.is_running:
-        return BUSY
-    if status is None:
-        return QUIET
-    if status >= 500:
-        return WORST
-    if status >= 400:
-        return BUSY
-    return GOOD if 200 <= status < 300 else PLAIN
+    if row.is_running or row.of.status is None:
+        return BUSY if row.is_running else QUIET
+    return {1: PLAIN, 2: GOOD, 3: PLAIN, 4: BUSY}.get(row.of.status // 100, WORST)
 
 
 def _note(row: RequestRow, width: int) -> tuple[str, Style]:

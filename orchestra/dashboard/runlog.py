@@ -40,12 +40,10 @@ __all__ = ["RECORDED", "EventLog", "events_of", "files_of", "newest", "recording
 
 # Bytes of the file, and of its older half.
 _MOST_BYTES = 5_000_000
-# Bytes that may wait to be written; then output has to wait. The overhead of a line beside its text.
-_MOST_WAITING = 1_000_000
-_LINE_SIZE = 150
-# Seconds for which lines are collected, and bytes that are written at once.
+# Seconds for which lines are collected, and bytes: more are written first. What a line has beside its text.
 _INTERVAL = 0.2
-_ENOUGH = _MOST_WAITING // 4
+_MOST_WAITING = 250_000
+_LINE_SIZE = 150
 # At most as many events as a dashboard shows.
 _MOST_PAST = 10_000
 
@@ -83,9 +81,8 @@ class EventLog:
         self.failure = ""
         self._waiting: list[Event] = []
         self._size = 0
-        self._has_room = trio.lowlevel.ParkingLot()
         self._has_some = trio.lowlevel.ParkingLot()
-        self._has_enough = trio.lowlevel.ParkingLot()
+        self._turn = trio.Lock()
 
     def follow(self, subscribe: Callable[..., object]) -> None:
         """Log the events of a run with our sinks that has not begun; `subscribe` is its method."""
@@ -99,13 +96,11 @@ class EventLog:
             self._waiting += events
 
     async def _write_lines(self, lines: Sequence[OutputLine]) -> None:
-        """Take lines of output; wait while too many bytes wait to be written."""
-        while self._size > _MOST_WAITING:
-            await self._has_room.park()
+        """Take lines of output; write what waits if that is much."""
         self._take(*lines)
         self._size += sum(len(line.text) + _LINE_SIZE for line in lines)
-        if self._size >= _ENOUGH:
-            self._has_enough.unpark_all()
+        if self._size >= _MOST_WAITING:
+            await self._write()
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -118,9 +113,7 @@ class EventLog:
             await self._write()
             if not self._waiting:
                 await self._has_some.park()
-            if self._size < _ENOUGH:
-                with trio.move_on_after(_INTERVAL):
-                    await self._has_enough.park()
+            await trio.sleep(_INTERVAL)
 
     async def past(self) -> list[Event]:
         """Give the newest events in memory, oldest first."""
@@ -140,18 +133,17 @@ class EventLog:
         await self._file.aclose()
 
     async def _write(self) -> None:
-        events, self._waiting, self._size = self._waiting, [], 0
-        self._has_room.unpark_all()
-        if events:
-            try:
-                await self._file.append([encode_lines(events)])
-            except OSError as exc:
-                self._give_up(exc)
+        async with self._turn:
+            events, self._waiting, self._size = self._waiting, [], 0
+            if events:
+                try:
+                    await self._file.append([encode_lines(events)])
+                except OSError as exc:
+                    self._give_up(exc)
 
     def _give_up(self, cause: OSError) -> None:
         self.sinks = ()
         self._waiting, self._size = [], 0
-        self._has_room.unpark_all()
         self.failure = f"{self._complaint}: {cause}"
 
 

@@ -186,18 +186,13 @@ def _message(frame: Frame) -> list[Text]:
 
 def _footer(frame: Frame) -> Text:
     """Draw the keys, as many as there is room for; help and quit are always there."""
-    line, room = Text(" "), frame.width
-    always, others = frame.keys[:2], frame.keys[2:]
-    ends = [_key(*each) for each in always]
-    room -= sum(each.cell_len for each in ends)
-    for each in others:
-        text = _key(*each)
-        if line.cell_len + text.cell_len > room:
+    keys = [_key(*each) for each in frame.keys]
+    line, always = Text(" "), Text.assemble(*keys[:2])
+    for text in keys[2:]:
+        if line.cell_len + text.cell_len + always.cell_len > frame.width:
             break
         line.append_text(text)
-    for text in ends:
-        line.append_text(text)
-    return fit(line, frame.width)
+    return fit(line + always, frame.width)
 
 
 def _key(key: str, word: str) -> Text:

@@ -92,11 +92,8 @@ def _some(paths: Sequence[str]) -> str:
 
 def _follows(names: Sequence[str], verb: str) -> str:
     """Form a sentence about processes: ``api restarts``, ``api and worker restart``."""
-    return f"{_all(names)} {verb if len(names) == 1 else verb.removesuffix('s')}"
-
-
-def _all(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"{listed} {verb if len(names) == 1 else verb.removesuffix('s')}"
 
 
 def _change(event: StateChanged) -> str:
