@@ -125,9 +125,7 @@ def ps(run: RunningRun, *, is_json: bool, watch: bool) -> int:
 def _as_json(run: RunningRun) -> str:
     import msgspec  # noqa: PLC0415 - as for `_choose`
 
-    state = run.state
-    processes = [msgspec.to_builtins(each) for each in state.processes]
-    fields = {"url": state.url, "procfile": state.procfile, "pid": state.pid, "processes": processes}
+    fields = {name: getattr(run.state, name) for name in ("url", "procfile", "pid", "processes")}
     return msgspec.json.encode(fields).decode()
 
 

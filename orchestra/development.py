@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestra.config.plan import Address
     from orchestra.control.app import View
+    from orchestra.proxy.head import RequestHead
     from orchestra.proxy.server import Extras, Proxy
     from orchestra.reloading import OnPlanFiles
     from orchestra.supervision.run import Run
@@ -61,11 +62,16 @@ class Development:
         if not self.reloads:
             return Extras()
         injector = Injector(self._view.plan.reload, self._bus, vites=self._frontends)
+
+        def failed(request: RequestHead) -> None:
+            page, is_document = page_of(request)
+            self.control.tabs.fail(page, trio.current_time(), is_document=is_document)
+
         return Extras(
             frontend_pages=self._pages,
             own=self.control.connect,
             pages=injector,
-            failed=lambda request: self.control.failed(*page_of(request)),
+            failed=failed,
         )
 
     def _frontends(self) -> Sequence[Address]:

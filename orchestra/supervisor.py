@@ -262,7 +262,7 @@ class Supervisor:
         if self._development is None or not self._development.reloads:
             hint = "Run it without --no-reload; in code it is a Supervisor(plan, reloads=True)."
             raise OrchestraError("this run has no connection to the pages that it serves", hint=hint)
-        return self._development.control.reload(reason, everywhere=True)
+        return self._development.control.tabs.reload(reason, trio.current_time(), everywhere=True)
 
     async def obey(self, order: Order) -> int:
         """Begin to carry out an order; return how many processes or pages it is for."""

@@ -274,7 +274,7 @@ async def test_a_page_that_does_not_read_is_given_up(
 ) -> None:
     async with controlled(tmp_path) as stage:
         await stage.page()
-        while stage.control.reload("x" * 50_000, everywhere=True):
+        while stage.control.tabs.reload("x" * 50_000, trio.current_time(), everywhere=True):
             await trio.sleep(0.01)
             clock_to_put_forward.jump(worker.SEND_LIMIT / 10)
 
@@ -282,10 +282,10 @@ async def test_a_page_that_does_not_read_is_given_up(
 async def test_pages_that_leave_are_forgotten(tmp_path: Path) -> None:
     async with controlled(tmp_path) as stage:
         pages = [await stage.page() for _ in range(3)]
-        assert stage.control.reload("x", everywhere=True) == 3
+        assert stage.control.tabs.reload("x", trio.current_time(), everywhere=True) == 3
         for page in pages:
             await page.stream.aclose()
-        await until(lambda: not stage.control.reload("x", everywhere=True))
+        await until(lambda: not stage.control.tabs.reload("x", trio.current_time(), everywhere=True))
 
 
 # --- Opening a file ---

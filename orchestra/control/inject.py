@@ -106,7 +106,7 @@ class Injector:
         # The one in front of us gives the page its script.
         if b"via" in values and times_passed(head):
             return None
-        return _edited(head, {b"accept-encoding": b"identity"})
+        return _edited(head, {b"accept-encoding": b"identity"}) if b"accept-encoding" in values else head
 
     def change(
         self, request: RequestHead, answer: ResponseHead, body: Body, upstream: UpstreamName
@@ -219,13 +219,7 @@ def _is_bare_failure(answer: ResponseHead) -> bool:
 def _as_html(answer: ResponseHead) -> ResponseHead:
     kind = answer.values.get(b"content-type", b"")
     kind = b"text/html" + (kind[kind.find(b";") :] if b";" in kind else b"")
-    lines = [line for line in answer.lines if line.partition(b":")[0].lower() != b"content-type"]
-    return structs.replace(
-        answer,
-        lines=[*lines, b"Content-Type: " + kind],
-        values={**answer.values, b"content-type": kind},
-        length=None,
-    )
+    return structs.replace(_edited(answer, {b"content-type": kind}), length=None)
 
 
 def _changed(answer: ResponseHead, *, keeps_length: bool) -> ResponseHead:
@@ -243,9 +237,7 @@ def _weak(etag: bytes) -> bytes:
 
 
 def _edited(head: _Head, changes: Mapping[bytes, bytes | None]) -> _Head:
-    """Return a head with other values for some of its fields; ``None`` removes a field."""
-    if head.values.keys().isdisjoint(changes):
-        return head
+    """Return a head with other values for some fields; ``None`` removes one."""
     lines, left = [], dict(changes)
     for line in head.lines:
         name = line.partition(b":")[0]
@@ -254,8 +246,9 @@ def _edited(head: _Head, changes: Mapping[bytes, bytes | None]) -> _Head:
             lines.append(line)
         elif value is not None:
             lines.append(b"%b: %b" % (name, value))
-    values = {name: changes.get(name, value) for name, value in head.values.items()}
-    return structs.replace(head, lines=lines, values={name: v for name, v in values.items() if v is not None})
+    lines += [b"%b: %b" % (name, value) for name, value in left.items() if value is not None]
+    values = {name: value for name, value in {**head.values, **changes}.items() if value is not None}
+    return structs.replace(head, lines=lines, values=values)
 
 
 def _tag(request: RequestHead, status: int, upstream: UpstreamName, nonce: str = "") -> str:

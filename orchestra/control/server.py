@@ -106,14 +106,6 @@ class Control:
         self._serve_soon(self._nursery, ours, "browser")
         return theirs
 
-    def reload(self, reason: str, *, everywhere: bool = False) -> int:
-        """Have pages reload; see `Tabs.reload`."""
-        return self.tabs.reload(reason, trio.current_time(), everywhere=everywhere)
-
-    def failed(self, page: str, is_document: bool) -> None:  # noqa: FBT001 - as `page_of` says it
-        """Take note that the backend has failed to answer a page; see `Tabs.fail`."""
-        self.tabs.fail(page, trio.current_time(), is_document=is_document)
-
     async def close(self) -> None:
         """Send the end of the run to all pages; wait until they have got it, a moment at most."""
         self.tabs.end()

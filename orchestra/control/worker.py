@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import socket
 
     from orchestra.control.app import App
-    from orchestra.control.doors import Door, Message, Receive, Scope, Send
+    from orchestra.control.doors import Door, Receive, Scope, Send
 
 __all__ = ["Worker"]
 
@@ -43,8 +43,8 @@ REQUEST_LIMIT = 20.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
-# The media types of endless answers.
-_STREAMED = b"text/event-stream", b"application/jsonl"
+# The ends of paths whose answers are endless; those wait for nothing but sends.
+_ENDLESS = ("/live", "/events", "/watch")
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
@@ -70,14 +70,10 @@ class Worker:
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
         async def serve_request(scope: Scope, receive: Receive, send: Send) -> None:
-            async def send_on(message: Message) -> None:
-                if _begins_stream(message):
-                    limit.deadline = inf
-                await send(message)
-
-            limit.deadline = trio.current_time() + REQUEST_LIMIT
+            is_endless = scope["path"].endswith(_ENDLESS)
+            limit.deadline = inf if is_endless else trio.current_time() + REQUEST_LIMIT
             try:
-                await self._app(door, scope, receive, send_on)
+                await self._app(door, scope, receive, send)
             finally:
                 limit.deadline = trio.current_time() + 2 * IDLE_LIMIT
 
@@ -93,13 +89,6 @@ class Worker:
                 ).run()
         finally:
             stream.socket.close()
-
-
-def _begins_stream(message: Message) -> bool:
-    return message["type"] == "websocket.accept" or (
-        message["type"] == "http.response.start"
-        and any(value.startswith(_STREAMED) for _, value in message["headers"])
-    )
 
 
 class _Stream:

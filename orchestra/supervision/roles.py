@@ -122,7 +122,8 @@ class RunTimeRoles:
                     continue
                 await self._note_folder(process, leader, fitting, asked[fitting])
                 _, has_others = await self._run.runtime.beside(leader, fitting.port)
-                if has_others and not self._wants(asked[fitting]) and not await questions.are_over():
+                is_wanted = asked[fitting] in FRONTENDS or self._roles.backend is UNDECIDED
+                if has_others and not is_wanted and not await questions.are_over():
                     continue  # this server is not an upstream, but another one may be
                 self.see(process, asked[fitting], also=Seen.NOTHING if has_others else Seen.SILENT)
                 return questions.answering[fitting]
@@ -161,15 +162,18 @@ class RunTimeRoles:
         servers = await self._run.runtime.servers(leader, at.port) if seen in FRONTENDS else ()
         if (folder := next((each.folder for each in servers if each.folder is not None), None)) is not None:
             worker = self._run.workers[process]
-            plan = replace(worker.life.plan, vite_folder=folder)
-            worker.follow(plan, dependents=worker.dependents)
+            worker.follow(replace(worker.life.plan, vite_folder=folder))
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:
         """The kinds of a second socket that make a process of one upstream also the other one; or ()."""
         known, roles = self._facts.of(process), self._roles
         if known is None or known.also is None:
             return ()
-        is_open = UNDECIDED in (self._facts.frontend, self._facts.backend) or self._is_both(process)
+        is_both = any(
+            isinstance(each, FromProcess) and each.is_second and each.name == known.name
+            for each in (roles.frontend, roles.backend)
+        )
+        is_open = is_both or UNDECIDED in (self._facts.frontend, self._facts.backend)
         if isinstance(roles.frontend, FromProcess) and roles.frontend == known.upstream:
             return (Seen.HTTP,) if is_open else ()
         return FRONTENDS if is_open and roles.backend == known.upstream else ()
@@ -180,13 +184,6 @@ class RunTimeRoles:
         is_over = known is None or known.also is Seen.SILENT
         return not is_over and self._wanted_beside(process) == FRONTENDS
 
-    def _is_both(self, process: str) -> bool:
-        found = (self._roles.frontend, self._roles.backend)
-        return any(
-            isinstance(each, FromProcess) and each.is_second and each.name == base_name(process)
-            for each in found
-        )
-
     def _see_beside(self, process: str, also: Seen) -> None:
         known = self._facts.of(process)
         if (
@@ -195,9 +192,6 @@ class RunTimeRoles:
             and (also is not Seen.SILENT or known.also is Seen.NOTHING)
         ):
             self._take(self._facts.with_seen(process, known.seen, also=also))
-
-    def _wants(self, seen: Seen) -> bool:
-        return seen in FRONTENDS or self._roles.backend is UNDECIDED
 
     def is_open(self, process: str) -> bool:
         """Whether the role of a process may still be decided."""

@@ -119,7 +119,10 @@ class TracebackReader:
         if self._has_margin:
             if _RULE.match(line):
                 return None
-            self._see_rich(line)
+            if found := _RICH_FRAME.match(line):
+                self._add(found)
+            elif self._frames and (found := _RICH_CODE.match(line)):
+                self._set_code(found["code"])
             rest = _MARGIN.sub("", line)
         if found := _FRAME.match(rest):
             self._add(found)
@@ -135,12 +138,6 @@ class TracebackReader:
         elif self._frames and not self._frames[-1].code and rest[:1].isspace() and not _CARETS.match(rest):
             self._set_code(rest)
         return None
-
-    def _see_rich(self, line: str) -> None:
-        if found := _RICH_FRAME.match(line):
-            self._add(found)
-        elif self._frames and (found := _RICH_CODE.match(line)):
-            self._set_code(found["code"])
 
     def _add(self, found: re.Match[str]) -> None:
         frame = Frame(found["file"], int(found["line"][:9]), found["function"] or "")
