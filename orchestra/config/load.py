@@ -309,7 +309,11 @@ class _Reader:
                 if each.role is Role.OTHER or (each.role is Role.UNDECIDED and not has_frontend):
                     unready.add(each.name)
                 each.ready = None if each.role is Role.OTHER else IMPLIED_READY
-        select.refuse_unready(self.chosen, unready)
+        for each in self.chosen:
+            awaited = [other.name for other in each.waits_for if other.condition is Condition.READY]
+            for name in (name for name in awaited if name in unready):
+                hint = f'Set process.{name}.ready, such as "tcp", or depend on "{name}:started".'
+                each.refuse("depends_on", f"{name} has no readiness check", hint=hint)
 
     # --- The plan ---
 

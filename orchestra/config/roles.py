@@ -160,13 +160,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     def settled(self, roles: Roles) -> Facts:
         """Give new facts in which open upstreams that were found are final."""
         found = {"frontend": roles.frontend, "backend": roles.backend}
-        names = {each.name for each in self.processes}
         return replace(
             self,
             **{
                 key: each
                 for key, each in found.items()
-                if getattr(self, key) is UNDECIDED and isinstance(each, FromProcess) and each.name in names
+                if getattr(self, key) is UNDECIDED and isinstance(each, FromProcess) and self.of(each.name)
             },
         )
 

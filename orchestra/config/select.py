@@ -35,7 +35,6 @@ __all__ = [
     "formation",
     "gather",
     "log_file",
-    "refuse_unready",
     "stop_levels",
 ]
 
@@ -233,15 +232,6 @@ def _find_dependencies(processes: Sequence[Draft]) -> None:
         first, second = by_name[cycle[0]], cycle[1]
         first.refuse("depends_on", f"dependency cycle: {' -> '.join(cycle)}", hint="Take one of them out.")
         first.waits_for = tuple(other for other in first.waits_for if other.name != second)
-
-
-def refuse_unready(processes: Iterable[Draft], unready: Collection[str]) -> None:
-    """Refuse to wait for the readiness of a process without a readiness check: those in `unready`."""
-    for process in processes:
-        for each in process.waits_for:
-            if each.condition is Condition.READY and each.name in unready:
-                hint = f'Set process.{each.name}.ready, such as "tcp", or depend on "{each.name}:started".'
-                process.refuse("depends_on", f"{each.name} has no readiness check", hint=hint)
 
 
 # --- Which are run ---

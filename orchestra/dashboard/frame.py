@@ -134,16 +134,14 @@ def _counts(model: Model) -> list[str]:
 
 
 def _log_note(model: Model, look: Look, missed: int) -> str:
-    notes = []
     wanted = look.wanted
-    if wanted.process:
-        notes.append(f"only {wanted.process}")
-    if wanted.errors:
-        notes.append("errors")
-    if wanted.text:
-        notes.append(f"with {wanted.text!r}")
-    if look.search:
-        notes.append(f"search: {look.search}")
+    narrowed = {
+        f"only {wanted.process}": wanted.process,
+        "errors": wanted.errors,
+        f"with {wanted.text!r}": wanted.text,
+        f"search: {look.search}": look.search,
+    }
+    notes = [note for note, is_so in narrowed.items() if is_so]
     if look.until is not None:
         below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
         notes.append(f"paused, {below:,} newer" if below else "paused")
@@ -183,15 +181,12 @@ def _message(controls: Controls, now: float) -> Message | None:
     look, model = controls.look, controls.model
     asking = [each for each in model.asking() if each.prompt and now - each.prompt.at >= _PROMPT_SECONDS]
     notice = model.warning
-    match look.mode:
-        case Mode.SEARCH:
-            return Message(f"search: {look.typed}_")
-        case Mode.FILTER:
-            return Message(f"only with: {look.typed}_")
-        case Mode.INPUT:
-            return Message(f"keys go to {look.selected} until Ctrl-]", "warning")
-        case _:
-            pass
+    if look.mode is Mode.SEARCH:
+        return Message(f"search: {look.typed}_")
+    if look.mode is Mode.FILTER:
+        return Message(f"only with: {look.typed}_")
+    if look.mode is Mode.INPUT:
+        return Message(f"keys go to {look.selected} until Ctrl-]", "warning")
     if look.message:
         return Message(look.message)
     if asking and controls.shown != "a recording" and (prompt := asking[-1].prompt) is not None:

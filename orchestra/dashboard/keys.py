@@ -100,8 +100,6 @@ def _named(piece: str) -> list[str]:
         return ["escape"]
     if len(bare) == 1 or bare[0] not in "[O":
         return []  # with Alt
-    if bare.startswith("[<"):
-        wheel = _WHEEL.get(bare[2:].partition(";")[0])
-        return [wheel] if wheel else []
-    known = _SEQUENCES.get(bare[1:])
+    is_mouse = bare.startswith("[<")
+    known = _WHEEL.get(bare[2:].partition(";")[0]) if is_mouse else _SEQUENCES.get(bare[1:])
     return [known] if known else []
