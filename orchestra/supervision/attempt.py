@@ -78,7 +78,8 @@ class Attempt(Stoppable):
 
     Attributes:
         listening: The address where it listens, while it is ready.
-        second: Its second server, if it is both upstreams.
+        second: The address of its second server, if it is both upstreams.
+        is_second_followed: Whether that is looked for, or was found.
         readiness: Its readiness checks since the spawn or the last reload.
         refused: Tasks that wait until a connection to its address is refused.
     """
@@ -108,7 +109,8 @@ class Attempt(Stoppable):
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
-        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Sign.MOVED))
+        self.second: Address | None = None
+        self.is_second_followed = False
         self._tree = TreeHistory()
         self._was_announced = True  # its start: the spawn, or the announcement of a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -157,7 +159,7 @@ class Attempt(Stoppable):
             except SpawnError as exc:
                 self.end = Report(Sign.START_FAILED, exc.message)
             finally:
-                self.listening = self.second.address = None
+                self.listening = self.second = None
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
@@ -236,7 +238,8 @@ class Attempt(Stoppable):
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more
-            self._nursery.start_soon(self.second.follow, leader)
+            on_move = partial(self._on_fact, self, Sign.MOVED)
+            self._nursery.start_soon(_follow_second, self, self._run, leader, on_move)
             if found is None:
                 await self.readiness.wait(leader, self._run.scanner)
                 found = self.readiness.listening
@@ -359,37 +362,21 @@ class Attempt(Stoppable):
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
 
 
-class _SecondServer:
-    """The second server of a child whose process is both upstreams; `roles` decides whether there is one.
+async def _follow_second(attempt: Attempt, run: Run, leader: int, on_move: Callable[[], object]) -> None:
+    """Find the second server of a child that is both upstreams, and again when it has moved.
 
-    Args:
-        attempt: The child.
-        on_move: Called when it has appeared or gone.
-
-    Attributes:
-        address: The address where it listens; ``None`` if there is none.
+    `roles` decides whether there is one, or may be.
     """
-
-    def __init__(self, attempt: Attempt, run: Run, on_move: Callable[[], object]) -> None:
-        self.address: Address | None = None
-        self._attempt, self._run, self._on_move = attempt, run, on_move
-        self._is_followed = False
-
-    async def follow(self, leader: int) -> None:
-        """Find it, if there is or may be one, and again when it has moved."""
-        roles = self._run.roles
-        if roles is None or self._is_followed:
-            return
-        self._is_followed = True
-        while (found := await roles.ask_beside(self._attempt, leader)) is not None:
-            self._move(found)
-            await _until_gone(self._run, leader, found, self._attempt.refused)
-            self._move(None)
-        self._is_followed = False
-
-    def _move(self, address: Address | None) -> None:
-        self.address = address
-        self._on_move()
+    if run.roles is None or attempt.is_second_followed:
+        return
+    attempt.is_second_followed = True
+    while (found := await run.roles.ask_beside(attempt, leader)) is not None:
+        attempt.second = found
+        on_move()
+        await _until_gone(run, leader, found, attempt.refused)
+        attempt.second = None
+        on_move()
+    attempt.is_second_followed = False
 
 
 async def _until_gone(run: Run, leader: int, at: Address, refused: ParkingLot) -> None:
