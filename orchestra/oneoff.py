@@ -1,7 +1,7 @@
 """``orchestra exec``: runs a command with the environment, the folder and the ports of a process.
 
-If the project runs, these come from its run, with the real ports. Otherwise they are planned as for a new
-run.
+If the project runs, these come from its run, with the real ports and the one address. Otherwise they are
+planned as for a new run.
 
 Not here: finding the run (`remote`), the contents of a child's environment (`config/environment`).
 """
@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from orchestra.child.families import MARKS
+from orchestra.config.plan import Address
 from orchestra.control.local import Place
 from orchestra.errors import ConfigError
 from orchestra.planning import load
@@ -44,7 +45,9 @@ def place_of(name: str | None, environ: Mapping[str, str], folder: Path, *, pid:
     if process is None:
         known = ", ".join(each.name for each in plan.processes)
         raise ConfigError(f"there is no process called {name}", hint=f"There are {known}.")
-    return Place.of(process, environ)
+    at = plan.proxy
+    url = Address(at.host, at.port).url if at is not None and at.port else None
+    return Place.of(process, environ, url)
 
 
 def replace_us(place: Place, command: Sequence[str]) -> NoReturn:

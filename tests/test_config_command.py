@@ -247,12 +247,11 @@ def test_a_script_that_npm_is_not_going_to_find_is_a_fault(tmp_path: Path) -> No
         return None if found is None else f"{found} {found.hint}".replace(str(tmp_path), "HERE")
 
     assert fault("npm run dev") == (
-        "HERE/package.json: npm run dev: there is no package.json"
-        " Correct the command, or create one: npm create vite."
+        "npm run dev: there is no package.json in HERE Correct the command, or create one: npm create vite."
     )
     package(tmp_path, scripts={"start": "vite"})
-    assert fault("npm run dev") == "HERE/package.json: there is no script dev There are: start."
-    assert fault("pnpm run dev") == fault("npm run dev")
+    no_script = "npm run dev: there is no such script in HERE/package.json There are: start."
+    assert (fault("npm run dev"), fault("pnpm run dev")) == (no_script, f"p{no_script}")
     for command in (
         "npm run start",
         "npm run dev --if-present",

@@ -792,6 +792,20 @@ def test_one_that_was_asked_for_does_not(project: Project, procfile: str, messag
     assert found == (message, hint)
 
 
+def test_all_that_keeps_the_address_from_being_had_is_reported_at_once(project: Project) -> None:
+    errors = project.errors("web: serve -p 9000\n", overrides=Overrides(listen=":9000"), machine=taken(9000))
+    assert [message for message, _ in errors] == [
+        "Procfile:1: web: it listens on port 9000, which is the address of the proxy",
+        "port 9000 is taken by pid 1 (x): cannot listen on 127.0.0.1:9000",
+    ]
+
+
+def test_a_script_that_is_missing_is_an_error_of_the_process(project: Project) -> None:
+    ((message, hint),) = project.errors("web: serve $PORT\nvite: cd ui && npm run dvv\n")
+    assert message == "Procfile:2: vite: npm run dvv: there is no such script in ui/package.json"
+    assert hint == "There are: dev."
+
+
 def test_a_port_that_a_command_takes_is_given_to_no_other_process(project: Project) -> None:
     plan = project.load("a: run $PORT\nb: serve -p 5000\n")
     assert ports_of(plan) == {"a": 5001, "b": 5100}
@@ -1019,7 +1033,7 @@ def test_the_manager_that_has_to_install_is_needed_too(project: Project) -> None
         (
             "web: run\napi: run\n",
             "process.web.port = 9\nprocess.api.port = 9\n",
-            "orchestra.toml: process.api.port: web has port 9, too",
+            "orchestra.toml:2: process.api.port: web has port 9, too",
             "Choose another one.",
         ),
         (

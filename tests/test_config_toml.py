@@ -11,7 +11,8 @@ from hypothesis import example, given, strategies as st
 
 from orchestra.config import toml
 from orchestra.config.files import Problems
-from orchestra.config.schema import ProcessSettings, ProxySettings, Restart, RunSettings, Settings
+from orchestra.config.keys import ACTIONS
+from orchestra.config.schema import ProcessSettings, ProxySettings, Restart, RunSettings, Settings, documented
 from orchestra.config.toml import SettingsFile
 from orchestra.errors import ConfigError
 from tests.config_kit import completed
@@ -158,6 +159,28 @@ def test_every_key_is_read() -> None:
             "success_exit_codes: exit statuses from 0 to 255 that count as completed (default: [0]).",
         ),
         (
+            '[process.web]\nbefore_restart = [{ comand = "make" }]',
+            "2: process.web.before_restart[0].comand: no such setting",
+            f"before_restart: {documented(ProcessSettings)['before_restart'].text} (default: []).",
+        ),
+        ("[proccess.web]\nport = 1", "1: proccess: no such setting", "Did you mean process?"),
+        (
+            "[process]\nweb.port = 70000",
+            "2: process.web.port: Expected `int` <= 65535",
+            "port: its PORT, 0 for any that is free (default: by position).",
+        ),
+        ("[process]\nweb = { prot = 1 }", "2: process.web.prot: no such setting", "Did you mean port?"),
+        (
+            '[dashboard]\nkeys = { restrt = "x" }',
+            "2: dashboard.keys.restrt: 'restrt' is not an action",
+            f"Did you mean restart? There are {', '.join(ACTIONS)}.",
+        ),
+        (
+            '[dashboard.keys]\nstop = "x"\nkill = "x"',
+            "3: dashboard.keys.kill: 'x' is given to both 'stop' and 'kill'",
+            'keys: keys by action: { restart = "f5", quit = "Q ctrl-q" } (default: {}).',
+        ),
+        (
             '[process.web]\napp = "main"',
             "2: process.web.app: 'main' does not fit",
             'app: "module:attribute" or "module:create()", for Hypercorn to serve (default: none).',
@@ -221,8 +244,9 @@ def test_a_value_that_does_not_fit_is_refused_with_its_meaning(table: str, line:
 def test_everything_that_does_not_fit_is_told_and_the_rest_is_read() -> None:
     problems = Problems()
     text = "[run]\noutptu = 1\nbase_port = 7000\n[proxy]\nhold = -1\n[process.web]\nport = 'x'\n"
+    text += "before_restart = [{ comand = 'x' }]\nprot = 1\n[dashboard.keys]\nfly = 'x'\nquit = 'f99'\n"
     file = toml.parse(text, PATH, problems)
-    assert [each.line for each in problems.errors] == [2, 5, 7]
+    assert [each.line for each in problems.errors] == [2, 5, 7, 8, 9, 11, 12]
     assert file is not None
     assert file.settings.run.base_port == 7000
 

@@ -16,7 +16,19 @@ import psutil
 import pytest
 
 from orchestra.remote import find
-from tests.kit import COMMAND, PATIENCE, ROOT, Run, base_port, called, get, marked, needed, orchestra
+from tests.kit import (
+    COMMAND,
+    PATIENCE,
+    ROOT,
+    Run,
+    base_port,
+    called,
+    free_port,
+    get,
+    marked,
+    needed,
+    orchestra,
+)
 from tests.process_kit import until
 from tests.terminal_kit import Terminal
 
@@ -317,6 +329,7 @@ def test_exec_runs_a_command_as_a_process_of_the_run(run: Run, project: Path) ->
     port = run.state("api", "ready")["port"]
     code, shown, _ = orchestra("exec", "api", "--", "sh", "-c", "echo $PORT; pwd; exit 3", cwd=project)
     assert (code, shown) == (3, f"{port}\n{project}\n")
+    assert orchestra("exec", "--", "sh", "-c", "echo $ORCHESTRA_URL", cwd=project)[1] == f"{run.url}\n"
     marks = "echo ${ORCHESTRA_RUN-none} ${ORCHESTRA_PROCESS-none} ${ORCHESTRA_CHILD-none}"
     assert orchestra("exec", "--", "sh", "-c", marks, cwd=project)[1] == "none none none\n"
     shell = [*COMMAND, "exec", "api", "--", "sh", "-c", "read line; echo $line"]
@@ -333,6 +346,14 @@ def test_exec_needs_no_run(project: Path) -> None:
     env = {"PORT": str(base_port())}
     code, shown, _ = orchestra("exec", "worker", "--", "sh", "-c", "echo $GREETING", cwd=project, env=env)
     assert (code, shown) == (0, "hello\n")
+    env["ORCHESTRA_URL"] = "http://127.0.0.1:1"  # of another run
+    show = "echo $ORCHESTRA_URL"
+    port = free_port()
+    (project / "orchestra.toml").write_text(f'[proxy]\nlisten = "127.0.0.1:{port}"\n')
+    shown = orchestra("exec", "--", "sh", "-c", show, cwd=project, env=env)[1]
+    assert shown == f"http://127.0.0.1:{port}\n"
+    (project / "orchestra.toml").write_text("[proxy]\nenabled = false\n")
+    assert orchestra("exec", "--", "sh", "-c", show, cwd=project, env=env)[1] == "\n"
     code, _, errors = orchestra("exec", "nope", "--", "true", cwd=project)
     assert code == 2
     assert "there is no process called nope" in errors

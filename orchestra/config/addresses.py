@@ -140,19 +140,20 @@ def settle_address(
     knows_ports: bool,
     machine: Machine,
     notes: list[Note],
+    problems: Problems,
 ) -> tuple[str, int]:
     """Check the address that the user has set, or find one.
 
     Without one it is that of the last run, the default, or the next free one, with a note in `notes`. If the
-    ports of the processes are not known (`knows_ports`), the default is left to them. `ConfigError`: a
-    process takes the port that was set, it cannot be bound, or none is free.
+    ports of the processes are not known (`knows_ports`), the default is left to them. It is a problem if a
+    process takes the port that was set, and a `ConfigError` if it cannot be bound, or none is free.
     """
     if asked is not None:
         host, port = asked
         if (process := _taker(port, processes)) is not None:
             text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
             line = f"{process.name}: {_with_port(process.command, port)}"
-            raise process.error(text, hint=f"Write `{line}`, or choose another --listen.")
+            problems.add(process.error(text, hint=f"Write `{line}`, or choose another --listen."))
         machine.try_listen(host, port)
         return asked
     host, usual = machine.listens or DEFAULT_LISTEN

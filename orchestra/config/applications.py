@@ -158,9 +158,6 @@ class Sources:
         self._texts = {path: text_of(path) for path in sorted(found[:_MAX_FILES], key=self._rank)}
         self._kinds = self._factories()
 
-    def __repr__(self) -> str:
-        return f"<Sources: {len(self._texts)} files of {self.root}>"
-
     def _rank(self, file: Path) -> tuple[int, int, str]:
         usual = _USUAL_FILES.index(file.stem) if file.stem in _USUAL_FILES else len(_USUAL_FILES)
         return len(file.relative_to(self.root).parts), usual, str(file)

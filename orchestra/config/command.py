@@ -124,7 +124,8 @@ class Reading(Struct, frozen=True, kw_only=True):
         reloader: What makes its program reload itself when a file changes, if known.
         ports: The ports that it listens on, whatever its environment.
         speaks_http: False if it runs a program of `roles.NOT_HTTP`.
-        fault: The error in a `package.json` that it needs, which no package manager could read either.
+        fault: The error in a `package.json` that it needs, which no package manager could read either; or,
+            without a path, what it asks for is not there.
     """
 
     folder: Path = Path()
@@ -347,12 +348,12 @@ class _Walk:
         folder = package_folder(cwd, Path(cwd.anchor))
         if folder is None:
             hint = "Correct the command, or create one: npm create vite."
-            text = f"{manager} run {name}: there is no package.json"
-            self.set(fault=ConfigError(text, path=cwd / "package.json", hint=hint))
+            text = f"{manager} run {name}: there is no package.json in {cwd}"
+            self.set(fault=ConfigError(text, hint=hint))
         elif name not in (scripts := scripts_of(folder)):
             path, hint = folder / "package.json", f"There are: {', '.join(scripts) or 'none'}."
-            missing = ConfigError(f"there is no script {name}", path=path, hint=hint)
-            self.set(fault=unreadable(path) or missing)
+            text = f"{manager} run {name}: there is no such script in {path}"
+            self.set(fault=unreadable(path) or ConfigError(text, hint=hint))
 
     def script(self, name: str, args: Sequence[str], cwd: Path | None, *, is_npm: bool = True) -> None:
         """Follow a script of the nearest `package.json`; except for npm, it may be a program's name."""

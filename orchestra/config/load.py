@@ -140,15 +140,12 @@ class _Reader:
         self.folder = asked or self.path.parent / (self.settings.run.root or "")
         self.root = Path(normpath(self.folder.absolute()))
         if not is_folder(self.root):
-            self._refuse_root()
+            text, hint = f"there is no folder {self.root}", "Create it, or name another one."
+            if asked is None:
+                self.file.refuse(("run", "root"), text, hint=hint)
+            else:
+                self.problems.add(ConfigError(f"--root: {text}", hint=hint))
         self.processes = select.gather(self.path, self.written.entries, self.file, root=self.root)
-
-    def _refuse_root(self) -> None:
-        text, hint = f"there is no folder {self.root}", "Create it, or name another one."
-        if self.overrides.root is None:
-            self.file.refuse(("run", "root"), text, hint=hint)
-        else:
-            self.problems.add(ConfigError(f"--root: {text}", hint=hint))
 
     def choose(self, only: Sequence[str], left_out: Sequence[str]) -> None:
         counts = dict.fromkeys([each.name for each in self.processes], 1)
@@ -189,8 +186,10 @@ class _Reader:
                 is_app=each.settings.app is not None,
                 is_launched=reading.is_launched,
             )
-            if reading.fault is not None:
-                self.problems.add(reading.fault)
+            if (fault := reading.fault) is not None:
+                is_of_line = fault.path is None  # else it is a file that cannot be read
+                here = each.error(f"{each.name}: {fault.message}", hint=fault.hint) if is_of_line else fault
+                self.problems.add(here)
             if reading.manager and self.settings.run.install:
                 each.install = packages.plan_install(reading.folder, self.root, uses=reading.manager)
             self.notes += programs.check(each, self.root, scripts=self.machine.scripts)
@@ -274,6 +273,7 @@ class _Reader:
                 knows_ports=all(map(_names_port, servers)),
                 machine=self.machine,
                 notes=self.notes,
+                problems=self.problems,
             )
         if len(table.allowed_hosts) > 1 and decided.frontend is not None:
             text = f"Vite is told of {table.allowed_hosts[0]} alone: it takes one name from its environment"

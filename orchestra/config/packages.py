@@ -26,7 +26,7 @@ from orchestra.folders import read_file
 from orchestra.patterns import regex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -72,14 +72,12 @@ def plan_install(folder: Path, root: Path, *, uses: str) -> Install | None:
     if package is None:
         return None
     folder = _install_folder(package, root)
-    described = [package_json(package), package_json(folder)]
-    if not any(map(needed_by, described)):
+    described = {each: package_json(each) for each in (package, folder)}
+    needed = {each: needed_by(found) for each, found in described.items()}
+    manager = _manager(folder, described.values(), default=uses)
+    if not any(needed.values()) or _is_installed(folder, needed, manager=manager):
         return None
-    manager = _manager(folder, described, default=uses)
-    needed = [(each, needed_by(package_json(each))) for each in dict.fromkeys([package, folder])]
-    if _is_installed(folder, needed, manager=manager):
-        return None
-    return Install(folder=folder, argv=_argv(manager, folder, described))
+    return Install(folder=folder, argv=_argv(manager, folder, described.values()))
 
 
 def manager_of(package: Path, root: Path) -> str:
@@ -179,14 +177,14 @@ def _locked(folder: Path) -> list[str]:
     return [manager for lock, manager in LOCKS.items() if is_file(folder / lock)]
 
 
-def _manager(folder: Path, described: Sequence[_Json], *, default: str) -> str:
+def _manager(folder: Path, described: Iterable[_Json], *, default: str) -> str:
     names = [str(each.get("packageManager", "")).partition("@")[0] for each in described]
     named = next((name for name in names if name in LOCKS.values()), "")
     locked = _locked(folder)
     return next((each for each in (named, default, *locked) if each in locked), named or default)
 
 
-def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, ...]:
+def _argv(manager: str, folder: Path, described: Iterable[_Json]) -> tuple[str, ...]:
     """The command that installs the contents of the lock file, changes no lock file, and asks nothing."""
     is_locked = manager in _locked(folder)
     frozen = ("--frozen-lockfile",) if is_locked else ()
@@ -208,7 +206,7 @@ def _argv(manager: str, folder: Path, described: Sequence[_Json]) -> tuple[str, 
 # --- Whether packages are there ---
 
 
-def _is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], *, manager: str) -> bool:
+def _is_installed(folder: Path, packages: Mapping[Path, Iterable[str]], *, manager: str) -> bool:
     """Whether nothing has to be installed.
 
     `packages` are folders of a `package.json`, each with the names of the packages that it needs; the manager
@@ -216,7 +214,7 @@ def _is_installed(folder: Path, packages: Iterable[tuple[Path, Iterable[str]]], 
     """
     if any(is_file(each / ".pnp.cjs") for each in (folder, *folder.parents)):
         return True  # yarn without node_modules
-    if not all(_is_found(name, where) for where, names in packages for name in names):
+    if not all(_is_found(name, where) for where, names in packages.items() for name in names):
         return False
     modules = folder / "node_modules"
     # An `npm ci` that was interrupted, and Vite's cache alone, leave a node_modules that looks like one.

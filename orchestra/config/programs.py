@@ -21,7 +21,7 @@ from orchestra.config.tools import Program, find_program, shown
 from orchestra.patterns import regex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from orchestra.config.select import Draft
@@ -65,8 +65,11 @@ _NAMES = ("source", "pushd", "popd", "shopt", "declare", "typeset", "mapfile", "
 _KNOWING = frozenset({"bash", "ksh", "ksh93", "mksh", "zsh"})
 
 
-def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
-    """Refuse what cannot start; warn of missing programs that something may still install in time."""
+def check(process: Draft, root: Path, *, scripts: str | None) -> Iterator[Note]:
+    """Refuse what cannot start; warn of missing programs that something may still install in time.
+
+    Notes are about a program that is found, and perhaps not the one that is meant.
+    """
     reading, needs = process.reading, process.reading.needs
     if needs and process.install is not None:
         # If the command's program is not certain, the manager's is not either: PATH may change before it.
@@ -84,7 +87,7 @@ def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
     except ValueError:
         warn("a quote is opened and not closed", "Close it.")
     if not reading.program:
-        return []
+        return
     found = find_program(reading.program, process.tools_folder, process.env, scripts=scripts)
     if found is not None:
         process.program = found.in_words(root)
@@ -94,14 +97,13 @@ def check(process: Draft, root: Path, *, scripts: str | None) -> list[Note]:
         _warn_of_missing(process, root)
     if found is not None and reading.script is not None and not reading.script.exists():
         warn(f"there is no {reading.script}", "Create it, {or}")
-    notes = [_broken(process, root)]
+    yield from _broken(process, root)
     if found is not None and found.is_python:
         if found.interpreter is not None and not is_file(found.interpreter):
             # Its folder was moved, or Python removed.
             text = f"{found.path} is a script for {found.interpreter}, which is not there"
             warn(text, "Make its virtual environment again.")
-        notes.append(_unexpected(process, found, root))
-    return [each for each in notes if each is not None]
+        yield from _unexpected(process, found, root)
 
 
 def check_shell(process: Draft, asked: str | None) -> None:
@@ -189,30 +191,27 @@ def _run_by(launcher: tuple[str, Path], process: Draft, root: Path) -> str:
     return f"Write `{tool} run {process.reading.program}`, run `{make}` in {shown(where, root)}"
 
 
-def _unexpected(process: Draft, found: Program, root: Path) -> Note | None:
-    """Add a note if a program may not be the project's."""
+def _unexpected(process: Draft, found: Program, root: Path) -> Iterator[Note]:
+    """Give a note if a program may not be the project's."""
     folder, env, name = process.tools_folder, process.env, process.name
     active = env.get("VIRTUAL_ENV")
     venv = tools.virtual_environment(folder, root, env)
+    launcher = tools.launcher_of(folder, root)
     if process.reading.is_launched or process.settings.app is not None:
-        return None
+        return
     if found.is_own:
         lacking = f"{shown(venv, root)} has none" if venv else f"there is no virtual environment in {folder}"
         text = f"{name}: {found.path} is that of orchestra's own environment: {lacking}"
-        return Note(text, _how_to_get(process, root).replace("{or}", "or activate yours."), "warning")
-    if venv is not None and active and os.path.realpath(active) != os.path.realpath(venv):
+        yield Note(text, _how_to_get(process, root).replace("{or}", "or activate yours."), "warning")
+    elif venv is not None and active and os.path.realpath(active) != os.path.realpath(venv):
         text = f"{name}: the active environment {active} is used, not {shown(venv, root)}"
-        return Note(text, "Deactivate it if that is not meant.", "warning")
-    launcher = tools.launcher_of(folder, root)
-    if launcher is not None and venv is None and not (active or env.get("CONDA_PREFIX")):
+        yield Note(text, "Deactivate it if that is not meant.", "warning")
+    elif launcher is not None and venv is None and not (active or env.get("CONDA_PREFIX")):
         text = f"{name}: {found.path} is not of an environment that {launcher[0]} has made"
-        return Note(text, f"{_run_by(launcher, process, root)}, or activate yours.", "warning")
-    return None
+        yield Note(text, f"{_run_by(launcher, process, root)}, or activate yours.", "warning")
 
 
-def _broken(process: Draft, root: Path) -> Note | None:
-    folder = tools.broken_environment(process.tools_folder, root)
-    if folder is None:
-        return None
-    text = f"{process.name}: {shown(folder, root)} has no Python that can be executed, and is not used"
-    return Note(text, "Make it again: the Python that it was made with may be gone.", "warning")
+def _broken(process: Draft, root: Path) -> Iterator[Note]:
+    if (folder := tools.broken_environment(process.tools_folder, root)) is not None:
+        text = f"{process.name}: {shown(folder, root)} has no Python that can be executed, and is not used"
+        yield Note(text, "Make it again: the Python that it was made with may be gone.", "warning")

@@ -200,10 +200,9 @@ class _Look:
             self.names["api"] = backend
         self.reasons = [f"{self.names[name]}: {call.why}" for name, call in lacking]
         entries = [Entry(self.names[name], _command(call, self.root), 0) for name, call in lacking]
-        settings = self._settings()
         return Scaffold(
             entries=(*entries, *kept),
-            settings=settings,
+            settings=self._settings(),  # adds to the reasons
             reasons=tuple(self.reasons),
             remarks=tuple(self.remarks),
         )

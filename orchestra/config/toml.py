@@ -21,14 +21,21 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from orchestra.config.files import Problems, read_text
-from orchestra.config.keys import bindings
+from orchestra.config.keys import ACTIONS, bindings
 from orchestra.config.plan import Note
-from orchestra.config.schema import CONSTANTS, ProcessSettings, ProxySettings, Settings, documented
+from orchestra.config.schema import (
+    CONSTANTS,
+    DashboardSettings,
+    ProcessSettings,
+    ProxySettings,
+    Settings,
+    documented,
+)
 from orchestra.errors import ConfigError
 from orchestra.patterns import regex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["SettingsFile", "decode", "did_you_mean", "find", "nearest", "parse", "there_are"]
 
@@ -37,7 +44,8 @@ SHARED_FILE = "pyproject.toml"
 
 _TABLES = {each.name: each.type for each in structs.fields(Settings) if each.name != "process"}
 _HEADER = regex(r"\s*\[+([^\[\]]+)\]")
-_KEY = regex(r"""\s*("[^"]*"|'[^']*'|[\w-]+)\s*[.=]""")
+_PART = r"""(?:"[^"]*"|'[^']*'|[\w-]+)"""
+_KEY = regex(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
 
 _T = TypeVar("_T")
 
@@ -61,15 +69,22 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
     refused: set[tuple[str, ...]] = field(default_factory=set)
 
     def line(self, *keys: str) -> int | None:
-        """Find the line of a table or key such as ``("proxy", "listen")``; ``None`` if it is not certain."""
-        return _lines(self.text).get((*self.above, *keys))
+        """Find the line of a table or key such as ``("proxy", "listen")``; ``None`` if it is not certain.
+
+        A table without a header of its own begins where the first of its keys does.
+        """
+        lines, wanted = _lines(self.text), (*self.above, *keys)
+        within = (line for key, line in lines.items() if line and key[: len(wanted)] == wanted)
+        return lines[wanted] if wanted in lines else min(within, default=None)
 
     def error(self, keys: tuple[str, ...], message: str, *, hint: str, place: str = "") -> ConfigError:
         """Make an error about the key at `keys`, or about a part of its value (at the `place` ``[1]``)."""
         where = ".".join(
             key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in (*self.above, *keys)
         )
-        line = self.line(*keys) or (self.line(*keys[:-1]) if "env" in keys else None)
+        # A key in an inline table has no line of its own.
+        lines = (self.line(*keys[:count]) for count in range(len(keys), 0, -1))
+        line = next(filter(None, lines), None)
         text = f"{where}{place}: {message}" if where else message
         return ConfigError(text, path=self.path, line=line, hint=hint)
 
@@ -119,10 +134,7 @@ def decode(value: object, file: SettingsFile) -> SettingsFile:
             processes[name] = table
     _table((), tables, Settings, file)  # Keys that are left in the table are unknown.
     settings = Settings(**found, process=processes)
-    try:
-        bindings(settings.dashboard.keys)
-    except ValueError as exc:
-        file.problems.add(ConfigError(f"[dashboard] keys: {exc}", path=file.path))
+    _check_keys(settings.dashboard.keys, file)
     return structs.replace(file, settings=settings)
 
 
@@ -170,6 +182,20 @@ def _table(keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsF
             del value[key]
 
 
+def _check_keys(keys: Mapping[str, str], file: SettingsFile) -> None:
+    """Report each action that does not exist, and each key that does not, or that another action has."""
+    good: dict[str, str] = {}
+    for action, given in keys.items():
+        try:
+            bindings({**good, action: given})
+        except ValueError as exc:
+            is_known = action in ACTIONS
+            hint = _hint("keys", DashboardSettings) if is_known else did_you_mean(action, [*ACTIONS])
+            file.refuse(("dashboard", "keys", action), str(exc), hint=hint)
+        else:
+            good[action] = given
+
+
 def _custom(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -178,11 +204,12 @@ def _custom(kind: type, value: object) -> object:
 
 def _understood(message: str) -> tuple[str, str, str]:
     """Split msgspec's message: ``Expected `int` - at `$.key[0]` `` -> text, key, the rest of the path."""
-    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
-        return "no such setting", unknown[1], ""
+    key = place = ""
     if found := re.fullmatch(r"(.*) - at `\$\.(\w+)([^`]*)`", message, re.DOTALL):
-        return found[1], found[2], found[3].replace("[...]", "")
-    return message, "", ""
+        message, key, place = found[1], found[2], found[3].replace("[...]", "")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL):
+        return "no such setting", key or unknown[1], f"{place}.{unknown[1]}" if key else ""
+    return message, key, place
 
 
 def _hint(key: str, kind: type) -> str:
@@ -219,11 +246,15 @@ def _lines(text: str) -> dict[tuple[str, ...], int | None]:
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.match(line):
-            parts = re.findall(r""""[^"]*"|'[^']*'|[^.\s]+""", header[1])
-            keys = table = tuple(part.strip("\"'") for part in parts)
+            keys = table = _parts(header[1])
         elif key := _KEY.match(line):
-            keys = (*table, key[1].strip("\"'"))
+            keys = (*table, *_parts(key[1]))
         else:
             continue
         found[keys] = None if keys in found else number
     return found
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    """Split a key such as ``process."web".port``."""
+    return tuple(part.strip("\"'") for part in re.findall(r""""[^"]*"|'[^']*'|[^.\s]+""", dotted))

@@ -207,7 +207,7 @@ class App:
         process = self._view.plan.named(name)
         if process is None:
             return Answer.of(404, f"there is no process called {name}")
-        return Answer(200, encode(Place.of(process, self._environ)), _JSON)
+        return Answer(200, encode(Place.of(process, self._environ, self._view.url)), _JSON)
 
     # --- Opening a file ---
 

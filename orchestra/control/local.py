@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from msgspec import Struct
 
+from orchestra.config.environment import with_address
 from orchestra.config.schema import DashboardSettings
 from orchestra.events import ErrorShown, StateChanged  # noqa: TC001 - msgspec reads them
 
@@ -64,6 +65,7 @@ class Place(Struct, frozen=True, kw_only=True):
     env: dict[str, str]
 
     @classmethod
-    def of(cls, process: ProcessPlan, environ: Mapping[str, str]) -> Self:
-        """Give those of a process; `environ` is the environment of orchestra."""
-        return cls(cwd=str(process.cwd), env=dict(environ if process.env is None else process.env))
+    def of(cls, process: ProcessPlan, environ: Mapping[str, str], url: str | None) -> Self:
+        """Give those of a process; `environ` is the environment of orchestra, `url` the one address."""
+        env = environ if process.env is None else process.env
+        return cls(cwd=str(process.cwd), env=with_address(env, url))

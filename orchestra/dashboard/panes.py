@@ -1,6 +1,7 @@
 """The parts of the picture: the process table, the log, the requests, one request's details, and the help.
 
-Each is a list of lines for a given number of rows. If rows are short, healthy processes are folded.
+Each is a list of lines for a given number of rows; `view` fits them to the width. If rows are short, healthy
+processes are folded.
 """
 
 from __future__ import annotations
@@ -73,14 +74,14 @@ def process_rows(frame: Frame, height: int) -> Iterator[Text]:
     has_heads = height > len(processes) and width >= 40
     if has_heads:
         heads = sized("process", name_width) + sized("state", _STATE_WIDTH)
-        yield fit(Text(f"   {heads}{''.join(_cell(name, name) for name in columns)}", QUIET), width)
+        yield Text(f"   {heads}{''.join(_cell(name, name) for name in columns)}", QUIET)
     rows = height - has_heads
     shown = _most_important(frame, rows)
     for process in shown:
-        yield fit(_row(frame, process, name_width, columns), width)
+        yield _row(frame, process, name_width, columns)
     hidden = [each for each in processes if each not in shown]
     if hidden and rows > 0:
-        yield fit(folded(hidden), width)
+        yield folded(hidden)
 
 
 def folded(processes: Sequence[Process]) -> Text:
@@ -238,7 +239,7 @@ def _entry_rows(frame: Frame, entry: Entry, margin: int, width: int) -> list[Tex
     is_hit = entry.number == frame.look.hit
     room = width - margin - 5  # a column is left free at either side
     if room < 4:
-        return [fit(decode(text, max(width, 1))[0], width)]
+        return [decode(text, max(width, 1))[0]]
     rows = []
     for index, part in enumerate(decode(text, room)):
         label = sized("" if index else name, margin)
@@ -247,7 +248,7 @@ def _entry_rows(frame: Frame, entry: Entry, margin: int, width: int) -> list[Tex
             body = body.copy()
             body.highlight_words([frame.look.search], _FOUND, case_sensitive=False)
         sign = ("▸", STRONG) if is_hit and not index else (" ", PLAIN)
-        rows.append(fit(Text.assemble(sign, (label, style), (" │ ", bar), body), width))
+        rows.append(Text.assemble(sign, (label, style), (" │ ", bar), body))
     return rows
 
 
@@ -259,7 +260,7 @@ def request_rows(frame: Frame, width: int, height: int) -> Iterator[Text]:
         height -= 1
     rows = frame.requests
     if not rows:
-        yield fit(Text(" none yet" if not look.request_text else " none like that", QUIET), width)
+        yield Text(" none yet" if not look.request_text else " none like that", QUIET)
     place = next((index for index, row in enumerate(rows) if row.key == look.chosen), 0)
     first = max(place - height + 1, 0) if look.on_requests else 0
     for row in rows[first : first + max(height, 0)]:
@@ -290,7 +291,7 @@ def _request_row(row: RequestRow, width: int, *, is_chosen: bool) -> Text:
         room = width - text.cell_len
         target = fit(target, max(room - len(note) - 3, room // 2, 1))
         target.append(f"  {note}", style)
-    return fit(text.append_text(target), width)
+    return text.append_text(target)
 
 
 def _target(row: RequestRow) -> Text:
@@ -326,12 +327,12 @@ def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
     """Draw the details of one request."""
     row, request, heads = details.row, details.row.of, details.heads
     yield rule("request", frame.request_note, width, is_chosen=True)
-    yield fit(Text(f" {request.method} {one_line(request.target)}", STRONG), width)
+    yield Text(f" {request.method} {one_line(request.target)}", STRONG)
     status = "no answer" if request.status is None else str(request.status)
     status = "no answer yet" if row.is_running else status
     answer = Text.assemble(" ", (status, _status_style(row)), (f"  {request.upstream}", PLAIN))
     answer.append(f"  {one_line(request.reason)}", QUIET)
-    yield fit(answer, width)
+    yield answer
     facts = [f"{'so far' if row.is_running else 'total'} {short_seconds(request.duration)}"]
     if request.first_byte is not None:
         facts.append(f"first byte {short_seconds(request.first_byte)}")
@@ -341,16 +342,16 @@ def detail_rows(frame: Frame, details: Details, width: int) -> Iterator[Text]:
         facts += [f"sent {size_of(request.bytes_in)}", f"received {size_of(request.bytes_out)}"]
     if request.outcome != "complete":
         facts.append({"client-gone": "the client left", "upstream-died": "broken off"}[request.outcome])
-    yield fit(Text(" " + ", ".join(facts), QUIET), width)
+    yield Text(" " + ", ".join(facts), QUIET)
     if heads is None:
         return
     for title, lines in (("request", heads.request), ("answer", heads.answer)):
         if lines:
-            yield fit(Text(f" {title}:", QUIET), width)
+            yield Text(f" {title}:", QUIET)
         for line in lines:
             name, _, value = one_line(line).partition(": ")
             for part in decode(f"{name}: {value}", max(width - 4, 4)):
-                yield fit(Text.assemble("   ", part), width)
+                yield Text.assemble("   ", part)
 
 
 def help_rows(keys: Mapping[str, str], width: int, height: int) -> Iterator[Text]:
@@ -365,10 +366,10 @@ def help_rows(keys: Mapping[str, str], width: int, height: int) -> Iterator[Text
         if bound:
             lines.append(Text.assemble(" ", (sized(bound, 10), STRONG), words))
     if len(lines) <= height - 1 or width < 80:
-        yield from (fit(line, width) for line in lines)
+        yield from lines
         return
     half = (len(lines) + 1) // 2
     for index in range(half):
         left = fit(lines[index], width // 2, pad=True)
         right = lines[half + index] if half + index < len(lines) else Text()
-        yield fit(Text.assemble(left, right), width)
+        yield Text.assemble(left, right)

@@ -141,7 +141,7 @@ def rule(title: str, note: str, width: int, *, is_chosen: bool = False) -> Text:
     left = f" ── {title} "
     right = f" {one_line(note)} ── " if note else "── "
     line = left + "─" * max(width - cell_len(left) - cell_len(right), 0) + right
-    return fit(Text(line, STRONG if is_chosen else QUIET), width)
+    return Text(line, STRONG if is_chosen else QUIET)
 
 
 def tone_of(event: LogEvent) -> Style:

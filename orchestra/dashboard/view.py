@@ -116,7 +116,7 @@ def draw(frame: Frame, keys: Mapping[str, str]) -> list[Text]:
     lines += _message(frame)
     if rows.keys:
         lines.append(_footer(frame))
-    return _exactly(lines, frame.height)
+    return [fit(line, frame.width) for line in _exactly(lines, frame.height)]
 
 
 def _middle(frame: Frame, rows: Layout, keys: Mapping[str, str]) -> list[Text]:
@@ -130,7 +130,7 @@ def _middle(frame: Frame, rows: Layout, keys: Mapping[str, str]) -> list[Text]:
         log = _exactly(log_rows(frame, half, rows.middle), rows.middle)
         requests = _exactly(request_rows(frame, width - half - 2, rows.requests), rows.requests)
         pairs = zip(log, requests, strict=True)
-        return [fit(Text.assemble(fit(a, half, pad=True), "  ", b), width) for a, b in pairs]
+        return [Text.assemble(fit(a, half, pad=True), "  ", b) for a, b in pairs]
     log = _exactly(log_rows(frame, width, rows.middle), rows.middle)
     if not rows.requests:
         return log
@@ -162,8 +162,8 @@ def _header(frame: Frame) -> Text:
     ):
         gap = width - left.cell_len - right.cell_len - 1
         if gap >= 2:
-            return fit(Text.assemble(left, " " * gap, right), width)
-    return fit(Text.assemble(" " * max(width - state.cell_len - 1, 0), state), width)
+            return Text.assemble(left, " " * gap, right)
+    return Text.assemble(" " * max(width - state.cell_len - 1, 0), state)
 
 
 def _error(frame: Frame) -> Text:
@@ -171,7 +171,7 @@ def _error(frame: Frame) -> Text:
     others = f" (and {more} more)" if more else ""
     line = Text(f" ✗ {one_line(error.process)}: ", WORST)
     line.append(error_line(error, frame.width - line.cell_len - len(others)))
-    return fit(line.append(others), frame.width)
+    return line.append(others)
 
 
 def _message(frame: Frame) -> list[Text]:
@@ -181,7 +181,7 @@ def _message(frame: Frame) -> list[Text]:
     tone = {"warning": BUSY, "error": BAD}.get(frame.message.level, QUIET)
     text, width = one_line(frame.message.text), frame.width
     parts = [part.plain for part in decode(text, max(width - 2, 1))] if frame.height >= 24 else [text]
-    return [fit(Text(f" {part}", tone), width) for part in parts]
+    return [Text(f" {part}", tone) for part in parts]
 
 
 def _footer(frame: Frame) -> Text:
@@ -192,7 +192,7 @@ def _footer(frame: Frame) -> Text:
         if line.cell_len + text.cell_len + always.cell_len > frame.width:
             break
         line.append_text(text)
-    return fit(line + always, frame.width)
+    return line + always
 
 
 def _key(key: str, word: str) -> Text:
