@@ -162,7 +162,8 @@ class RunTimeRoles:
         servers = await self._run.runtime.servers(leader, at.port) if seen in FRONTENDS else ()
         if (folder := next((each.folder for each in servers if each.folder is not None), None)) is not None:
             worker = self._run.workers[process]
-            worker.follow(replace(worker.life.plan, vite_folder=folder))
+            plan = replace(worker.life.plan, vite_folder=folder)
+            worker.follow(plan, dependents=worker.dependents)
 
     def _wanted_beside(self, process: str) -> Sequence[Seen]:
         """The kinds of a second socket that make a process of one upstream also the other one; or ()."""

@@ -187,8 +187,12 @@ class Run:
             before[name].output.close()
             before[name].errors.clear()
             self._ended.pop(name, None)
+        dependents: dict[str, list[Worker]] = {name: [] for name in self.workers}
+        for name, others in depends_on.items():
+            for other in others:
+                dependents[other].append(self.workers[name])
         for each in plan.processes:
-            self.workers[each.name].follow(each)
+            self.workers[each.name].follow(each, dependents=dependents[each.name])
         self._exit_on = plan.exit_on
         self._levels = stop_levels(depends_on)
         # A running child keeps the timeout that it was started with.
@@ -249,11 +253,6 @@ class Run:
     def ended(self) -> Sequence[Life]:
         """The lives of the processes that have ended by themselves, for good, in that order."""
         return tuple(self._ended.values())
-
-    def dependents(self, process: str) -> Sequence[Worker]:
-        """Give the workers of the processes that wait for one."""
-        waiting = ((each, each.life.plan.depends_on) for each in self.workers.values())
-        return [each for each, others in waiting if any(other.name == process for other in others)]
 
     async def until(self, is_so: Callable[[], bool] = lambda: False) -> None:
         """Wait until a condition holds, checking it at each change of a process; or until the run is over."""

@@ -31,7 +31,7 @@ from orchestra.supervision.lifecycle import Life, Order, Report, Sign, dependenc
 from orchestra.supervision.runtime import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from orchestra.supervision.attempt import Attempt
     from orchestra.supervision.install import Installation
@@ -60,6 +60,7 @@ class Worker:
 
     Attributes:
         changed: Files that have changed for it since its last child was spawned.
+        dependents: Wait for it.
         newest: The last event about it.
     """
 
@@ -69,6 +70,7 @@ class Worker:
         )
         self.output = ProcessOutput(plan, run.delivery, run.bus)
         self.changed: set[Path] = set()
+        self.dependents: Sequence[Worker] = ()
         self._run = run
         self.errors = ProcessErrors(plan, run.root, run.bus, self.output)
         self._handover = Handover(self, run)
@@ -144,13 +146,13 @@ class Worker:
     def take_role(self, role: Role) -> None:
         """Give the process the role that was found; without one, it is probed only if others wait for it."""
         plan = structs.replace(self.life.plan, role=role)
-        if role is Role.OTHER and not self._run.dependents(plan.name):
+        if role is Role.OTHER and not self.dependents:
             plan = structs.replace(plan, ready=None)
-        self.follow(plan)
+        self.follow(plan, dependents=self.dependents)
 
-    def follow(self, plan: ProcessPlan) -> None:
+    def follow(self, plan: ProcessPlan, *, dependents: Sequence[Worker]) -> None:
         """Follow another plan from now on; a running child continues."""
-        before = self.life.plan
+        before, self.dependents = self.life.plan, dependents
         self.life = structs.replace(self.life, plan=plan)
         if not plan.warm_spare:
             self._handover.spares.discard()
@@ -171,7 +173,7 @@ class Worker:
             self.errors.follow(self.life, before, self.attempt.symptoms if self.attempt else None)
             self._run.changed(self, before)
             self.look_at_dependencies()
-            for each in self._run.dependents(event.process):
+            for each in self.dependents:
                 each.look_at_dependencies()
 
     def _carry_out(self, order: Order) -> None:
