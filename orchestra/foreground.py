@@ -143,7 +143,7 @@ async def _run_on_screen(
     from orchestra.interactive import on_screen  # noqa: PLC0415
 
     model, window = Model(), Window(*_room_for_output(plan), echoes=True)
-    controls = Controls(model, plan.dashboard.keys)
+    controls = Controls(model, plan.dashboard)
     supervisor = make(sinks=[sink for log in logs for sink in log.sinks], window=window, is_kept_open=True)
     for log in logs:
         log.follow(supervisor.subscribe)
@@ -166,7 +166,6 @@ async def _run_on_screen(
         supervisor.obey,
         partial(supervisor.end, exit_code=0, reason="quit"),
         on_taken=supervisor.on_screen,
-        has_mouse=plan.dashboard.mouse,
         environ=_environ(plan),
     ) as nursery:
         nursery.start_soon(_obey, signals, supervisor, window)
@@ -181,14 +180,7 @@ async def _run_printing(
     printer: PlainPrinter | JsonPrinter = JsonPrinter(writer)
     if mode == "plain":
         names = [process.name for process in plan.processes]
-        printer = PlainPrinter(
-            writer,
-            names,
-            environ=_environ(plan),
-            has_timestamps=plan.timestamps,
-            has_names=plan.names,
-            has_requests=plan.requests,
-        )
+        printer = PlainPrinter(writer, names, plan, environ=_environ(plan))
     window = Window(*_room_for_output(plan)) if mode == "plain" and os.isatty(1) else None
     quiet, ongoing = Quiet(plan), Ongoing()
 

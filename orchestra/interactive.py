@@ -44,7 +44,6 @@ async def on_screen(
     leave: Callable[[], object],
     *,
     on_taken: Callable[[str | None, bytes], object],
-    has_mouse: bool,
     environ: Mapping[str, str],
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[trio.Nursery]:
@@ -59,7 +58,6 @@ async def on_screen(
             operator.perform,
             send=operator.send,
             on_taken=on_taken,
-            has_mouse=has_mouse,
             environ=environ,
             clock=clock,
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestra.config.plan import base_name
+from orchestra.config.schema import RunPolicy
 from orchestra.dashboard.printers import PlainPrinter
 from orchestra.dashboard.runlog import newest
 from orchestra.dashboard.words import sentence
@@ -133,7 +134,7 @@ def show(
     `lines`.
     """
     output = _Output()
-    printer = PlainPrinter(output, (), environ=os.environ, has_timestamps=timestamps)
+    printer = PlainPrinter(output, (), RunPolicy(timestamps=timestamps), environ=os.environ)
     kept: deque[Event] = deque(maxlen=lines)
     known: set[str] = set()
     is_live = False

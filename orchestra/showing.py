@@ -104,7 +104,6 @@ async def show(
     play: Callable[[Callable[[], None]], Awaitable[None]],
     obey: Callable[[Order], Awaitable[object]],
     *,
-    has_mouse: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> int:
     """Show a run of another process on this terminal, until the user leaves; return the exit status.
@@ -122,7 +121,7 @@ async def show(
     # It restores the terminal if that accepts nothing at the end, or if we are killed.
     async with guarded(secrets.token_hex()) as guard:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            how = partial(on_screen, has_mouse=has_mouse, environ=os.environ, clock=clock)
+            how = partial(on_screen, environ=os.environ, clock=clock)
             async with how(controls, obey, leaving.set, on_taken=guard.on_screen) as nursery:
                 nursery.start_soon(end_at_signal, signals)
                 nursery.start_soon(play, leaving.set)
@@ -138,8 +137,8 @@ def attach(run: RunningRun) -> int:
 
 
 async def _attach(run: RunningRun) -> int:
-    settings, model = run.state.dashboard, Model()
-    controls = Controls(model, settings.keys, shown="another run")
+    model = Model()
+    controls = Controls(model, run.state.dashboard, shown="another run")
 
     def apply(events: Sequence[Event]) -> None:
         for event in events:
@@ -156,7 +155,7 @@ async def _attach(run: RunningRun) -> int:
     async def obey(order: Order) -> None:
         await trio.to_thread.run_sync(partial(run.order, **structs.asdict(order)))
 
-    code = await show(controls, play, obey, has_mouse=settings.mouse)
+    code = await show(controls, play, obey)
     if model.ended is None:
         leave_behind("the run goes on; `orchestra down` ends it\n")
     return code

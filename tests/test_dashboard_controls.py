@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.config.keys import ACTIONS, bindings
+from orchestra.config.schema import DashboardSettings
 from orchestra.control.local import Order
 from orchestra.dashboard.controls import PERFORM, Act, Controls, Mode
 from orchestra.dashboard.log import Log, Wanted
@@ -273,7 +274,7 @@ def test_help_ends_with_any_key_and_c_clears_the_log() -> None:
 
 
 def test_keys_can_be_rebound() -> None:
-    controls = Controls(model_of(STARTED), {"quit": "Q f1", "restart": "q"})
+    controls = Controls(model_of(STARTED), DashboardSettings(keys={"quit": "Q f1", "restart": "q"}))
     assert controls.press("Q") == Act("quit")
     assert controls.press("f1") == Act("quit")
     assert controls.press("q") == Order(do="restart", processes=("vite",))

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestra.bus import Bus
+from orchestra.config.schema import RunPolicy
 from orchestra.dashboard.printers import PlainPrinter, wants_colours
 from orchestra.dashboard.writer import Writer
 from orchestra.events import Notice, PlanChanged, RequestFinished, State, StateChanged, StreamOpened
@@ -49,7 +50,9 @@ async def running(fd: int, names: tuple[str, ...] = ("api",), **environ: str) ->
 def plain(
     *names: str, environ: Mapping[str, str] | None = None, has_timestamps: bool = False
 ) -> Callable[[Writer], PlainPrinter]:
-    return lambda writer: PlainPrinter(writer, names, environ=environ or {}, has_timestamps=has_timestamps)
+    return lambda writer: PlainPrinter(
+        writer, names, RunPolicy(timestamps=has_timestamps), environ=environ or {}
+    )
 
 
 async def test_lines_and_what_happens_are_printed_in_their_order() -> None:
@@ -261,7 +264,7 @@ async def test_blank_lines_are_merged_on_a_terminal_but_not_in_a_pipe(
 
 async def test_names_can_be_left_out_and_requests_printed() -> None:
     def make(writer: Writer) -> PlainPrinter:
-        return PlainPrinter(writer, ["api"], environ={}, has_names=False, has_requests=True)
+        return PlainPrinter(writer, ["api"], RunPolicy(names=False, requests=True), environ={})
 
     slow = replace(kit.REQUEST, held=1.2, status=None, outcome="client-gone", target="/\x1b[2Jx")
     assert await printed(make, line("x"), kit.REQUEST, slow) == [

@@ -11,6 +11,7 @@ import trio.testing
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
+from orchestra.config.schema import DashboardSettings
 from orchestra.dashboard.controls import Controls
 from orchestra.dashboard.keys import KeyDecoder, Pastes
 from orchestra.dashboard.screen import Missed, Screen, summary
@@ -56,10 +57,9 @@ def screen_on(
     has_mouse: bool = False,
 ) -> Screen:
     return Screen(
-        Controls(model),
+        Controls(model, DashboardSettings(mouse=has_mouse)),
         perform,
         send=send,
-        has_mouse=has_mouse,
         stdin=terminal.fd,
         stdout=terminal.fd,
         environ=environ,

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orchestra.config.keys import bindings
+from orchestra.config.schema import DashboardSettings
 from orchestra.control.local import Order
 from orchestra.dashboard.log import Entry, Wanted, name_of, text_of
 from orchestra.dashboard.text import MAX_ROWS
@@ -21,7 +22,7 @@ from orchestra.dashboard.words import OURSELVES
 from orchestra.events import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from orchestra.control.local import Verb
     from orchestra.dashboard.model import Model
@@ -93,6 +94,7 @@ class Act:
 
 Shown: TypeAlias = Literal["this run", "another run", "a recording"]
 
+_USUAL = DashboardSettings()
 _WHEEL_LINES = 3
 
 
@@ -100,7 +102,8 @@ class Controls:
     """The state of a dashboard that belongs to its user.
 
     Attributes:
-        bindings: Actions by key; some of `keys`, which has keys by action, may be wrong: `ValueError`.
+        bindings: Actions by key, by default and by the settings; `ValueError` if those are wrong.
+        has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         shown: `q` leaves another process's run, and does not end it; of a recording nothing runs.
         page: How many rows the log had when it was drawn last.
         now: Seconds since the epoch, when a frame was made last.
@@ -108,10 +111,11 @@ class Controls:
     """
 
     def __init__(
-        self, model: Model, keys: Mapping[str, str] | None = None, *, shown: Shown = "this run"
+        self, model: Model, settings: DashboardSettings = _USUAL, *, shown: Shown = "this run"
     ) -> None:
         self.look = self.before_input = Look()
-        self.bindings = bindings(keys or {})
+        self.bindings = bindings(settings.keys)
+        self.has_mouse = settings.mouse
         self.page = 10
         self.now = 0.0
         self.model = model

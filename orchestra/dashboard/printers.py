@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 from msgspec import structs
 
 from orchestra.child.lines import without_colours
+from orchestra.config.schema import RunPolicy
 from orchestra.dashboard.words import (
     OURSELVES,
     SENTENCE_KINDS,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonPrinter", "PlainPrinter", "wants_colours"]
 
+_USUAL = RunPolicy()
 # The source of lines about the run; that of other lines is a process and one of its streams.
 _OURS = (OURSELVES, None)
 # Marks an unfinished line; a whole one has "|" there.
@@ -62,6 +64,9 @@ class PlainPrinter:
     the bar before a line of standard error is red. The order of the names, which is that of the Procfile,
     decides their colours, and the longest one the margin.
 
+    Args:
+        settings: Of the run: whether lines begin with the time and the name, and whether there are requests.
+
     Attributes:
         kinds: The types of events that `observe` takes.
     """
@@ -70,20 +75,17 @@ class PlainPrinter:
         self,
         writer: Output,
         names: Sequence[str],
+        settings: RunPolicy = _USUAL,
         *,
         environ: Mapping[str, str],
-        has_timestamps: bool = False,
-        has_names: bool = True,
-        has_requests: bool = False,
     ) -> None:
-        self.kinds = (*SENTENCE_KINDS, OutputPaused, *((RequestFinished,) if has_requests else ()))
-        self._has_names = has_names
+        self.kinds = (*SENTENCE_KINDS, OutputPaused, *((RequestFinished,) if settings.requests else ()))
+        self._settings = settings
         self._writer = writer
         self._width = max(len(name) for name in (OURSELVES, *names))
         self._has_colours = wants_colours(environ, writer.fd)
         self._index = {name: index for index, name in enumerate(names)}
         self._margins: dict[tuple[_Source, str], str] = {}
-        self._has_timestamps = has_timestamps
         self._is_terminal = os.isatty(writer.fd)
         # On a terminal: the newest line of each process.
         self._newest: dict[str, str] = {}
@@ -182,7 +184,7 @@ class PlainPrinter:
         margin = self._margins.get((source, sign))
         if margin is None:
             margin = self._margins[source, sign] = self._margin(*source, sign)
-        if self._has_timestamps:
+        if self._settings.timestamps:
             margin = f"{_time_of_day(int(at))}{margin}"
         lines = f"\n{margin}".join(texts)
         if any("\x1b" in text for text in texts):
@@ -192,7 +194,7 @@ class PlainPrinter:
         return f"{margin}{lines}\n".encode("utf-8", "replace")
 
     def _margin(self, name: str, stream: StreamName | None, sign: str) -> str:
-        if not self._has_names and stream is not None:
+        if not self._settings.names and stream is not None:
             return ""
         padded = f"{name:<{self._width}} "
         if not self._has_colours:

@@ -97,7 +97,6 @@ class Screen:
         send: Called with input for a process: its name, and the bytes.
         on_taken: Called with the terminal's device when it is taken, and with the bytes that restore it; with
             ``None`` when it is restored, unless it accepts no output.
-        has_mouse: The wheel of the mouse scrolls; the terminal then selects text only with Shift.
         environ: For ``TERM``, ``COLORTERM``, ``NO_COLOR`` and the locale.
     """
 
@@ -108,7 +107,6 @@ class Screen:
         *,
         send: Callable[[str, bytes], object] = lambda *_: None,
         on_taken: Callable[[str | None, bytes], object] = lambda *_: None,
-        has_mouse: bool = False,
         stdin: int = 0,
         stdout: int = 1,
         environ: Mapping[str, str],
@@ -120,7 +118,7 @@ class Screen:
         self._on_taken = on_taken
         self._stdin = stdin
         self._stdout = stdout
-        self._enter = _ENTER + (_MOUSE_ON if has_mouse else "")
+        self._enter = _ENTER + (_MOUSE_ON if controls.has_mouse else "")
         self._renderer = Renderer(environ)
         self._clock = clock
         # The original mode; ``None`` while the terminal is not ours.
