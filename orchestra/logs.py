@@ -75,27 +75,28 @@ def read_log(log: Path, *, followed: int | None = None) -> Iterator[Event | None
     Of a run that is `followed`, by its pid, also the new ones until it has ended.
     """
     older = log.with_name(f"{log.name}.1")
-    if older.exists():
-        with older.open("rb") as file:
-            yield from _events(file)
-    file = log.open("rb")
-    yield from _events(file)
-    yield None
-    while followed is not None:
-        is_over = not is_running(followed)
-        # The file may have become the older half meanwhile: then the rest of it comes first.
-        is_whole = not _is_same(log, file)
-        for event in _events(file):
-            yield event
-            is_over = is_over or isinstance(event, RunEnded)
-        if is_whole and log.exists():
-            file.close()
-            file = log.open("rb")
-        elif is_over:
-            break
-        else:
+    file = (older if older.exists() else log).open("rb")
+    is_present = True
+    try:
+        while True:
+            is_over = followed is None or not is_running(followed)
+            # The file may be the older half, or become that meanwhile: then the newer one comes next.
+            is_older = not _is_same(log, file)
+            for event in _events(file):
+                yield event
+                is_over = is_over or isinstance(event, RunEnded)
+            if is_older and log.exists():
+                file.close()
+                file = log.open("rb")
+                continue
+            if is_present:
+                is_present = False
+                yield None
+            if is_over:
+                return
             time.sleep(_INTERVAL)
-    file.close()
+    finally:
+        file.close()
 
 
 def _is_same(log: Path, file: BufferedReader) -> bool:

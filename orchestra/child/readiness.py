@@ -102,7 +102,7 @@ class Readiness:
         self.listening: Address | None = None
         self.sees_no_socket = False
         self.missing: dict[Check, str] = {}
-        self._port_named = trio.Event()  # in the newest lines
+        self._port_named = trio.lowlevel.ParkingLot()  # until the next lines with the port
         self._seen = {each: trio.Event() for each in self.checks if isinstance(each, LogCheck)}
 
     def __repr__(self) -> str:
@@ -115,8 +115,7 @@ class Readiness:
     def see(self, lines: Sequence[str]) -> None:
         """Take note of lines of output, without colours."""
         if self._port is not None and f":{self._port}" in "\n".join(lines):
-            self._port_named.set()
-            self._port_named = trio.Event()
+            self._port_named.unpark_all()
         for check, event in self._seen.items():
             if not event.is_set() and any(map(check.pattern.search, lines)):
                 event.set()
@@ -165,7 +164,7 @@ class Readiness:
             leader,
             self._port,
             is_certain=self._listens_as_told,
-            until_hint=lambda: self._port_named.wait(),  # noqa: PLW0108 - there is a new event each time
+            until_hint=self._port_named.park,
         )
         unfit: set[Address] = set()
         # Frontends that render on the server have unix sockets for themselves.

@@ -78,7 +78,8 @@ class Attempt(Stoppable):
 
     Attributes:
         listening: The address where it listens, while it is ready.
-        second: Its second server, if it is both upstreams.
+        second: The address of its second server, if it is both upstreams.
+        is_second_followed: Whether that is looked for, or was found.
         readiness: Its readiness checks since the spawn or the last reload.
         refused: Tasks that wait until a connection to its address is refused.
     """
@@ -100,7 +101,7 @@ class Attempt(Stoppable):
         self.end: Ended | Report = Report(Sign.START_FAILED, "cancelled")
         self._env = env
         self._worker = worker
-        self._on_fact = on_fact
+        self._on_fact = partial(on_fact, self)
         # Its output counts from its first line on.
         self.readiness = self._new_readiness()
         self.symptoms = Symptoms(self.plan.command, (str(self.plan.cwd), run.root))
@@ -108,7 +109,8 @@ class Attempt(Stoppable):
         self._servers: frozenset[Entry] = frozenset()
         self._served_at: Address | None = None
         self.refused = ParkingLot()
-        self.second = _SecondServer(self, run, on_move=partial(on_fact, self, Sign.MOVED))
+        self.second: Address | None = None
+        self.is_second_followed = False
         self._tree = TreeHistory()
         self._was_announced = True  # its start: the spawn, or the announcement of a reload
         self._phase = trio.CancelScope()  # between two reloads
@@ -157,7 +159,7 @@ class Attempt(Stoppable):
             except SpawnError as exc:
                 self.end = Report(Sign.START_FAILED, exc.message)
             finally:
-                self.listening = self.second.address = None
+                self.listening = self.second = None
             self._nursery.cancel_scope.cancel()
 
     async def _ended(self, how: Exit) -> Ended:
@@ -176,7 +178,7 @@ class Attempt(Stoppable):
     def _spawned(self, child: Child) -> None:
         self.spawned_at = trio.current_time()
         self._worker.output.begin_child()
-        self._on_fact(self, Sign.SPAWNED)
+        self._on_fact(Sign.SPAWNED)
         if self.is_ending:
             return
         if self.plan.ready is not None:
@@ -236,13 +238,13 @@ class Attempt(Stoppable):
                 found = await roles.ask_sockets(self.plan.name, leader=leader, port=self.port)
             if self.plan.ready is None:
                 await trio.sleep_forever()  # it cannot be an upstream any more
-            self._nursery.start_soon(self.second.follow, leader)
+            self._nursery.start_soon(_follow_second, self, self._run, leader, self._on_fact)
             if found is None:
                 await self.readiness.wait(leader, self._run.scanner)
                 found = self.readiness.listening
             nursery.cancel_scope.cancel()
         self.listening = self._served_at = found
-        self._on_fact(self, Sign.READY)
+        self._on_fact(Sign.READY)
 
     async def _stay_up(self, leader: int) -> None:
         async with trio.open_nursery() as nursery:
@@ -262,7 +264,7 @@ class Attempt(Stoppable):
         self.listening = None
         self.readiness = self._new_readiness()
         self.symptoms.forget(since)
-        self._on_fact(self, Report(Sign.RELOADING, reason))
+        self._on_fact(Report(Sign.RELOADING, reason))
         self._phase.cancel()
 
     async def _until_old_server_is_gone(self) -> None:
@@ -276,7 +278,7 @@ class Attempt(Stoppable):
             if now - began >= _RELOAD_TIMEOUT:
                 ask, last = self._run.runtime.probe.http_answer, self._served_at
                 if last is None or (await ask(last, within=_STUCK_PROBE_TIMEOUT)).missing:
-                    self._on_fact(self, Sign.STUCK)
+                    self._on_fact(Sign.STUCK)
                     await trio.sleep_forever()  # it is restarted
                 return  # the reload was only announced
             await trio.sleep(_RELOAD_PAUSE)
@@ -302,7 +304,7 @@ class Attempt(Stoppable):
             roles.see(name, seen, also=also)
             found = None if roles.is_open(name) else found
         if found is not None and self._may_reload:
-            self._on_fact(self, found)
+            self._on_fact(found)
         return found
 
     # --- While it is ready ---
@@ -335,15 +337,15 @@ class Attempt(Stoppable):
             missing = await self.readiness.ask_again()
             failures = failures + 1 if missing else 0
             if not missing:
-                self._on_fact(self, Sign.READY)
+                self._on_fact(Sign.READY)
             elif failures == _MAX_FAILURES:
-                self._on_fact(self, Report(Sign.NO_ANSWER, missing))
+                self._on_fact(Report(Sign.NO_ANSWER, missing))
 
     async def _report_when_late(self) -> None:
         await trio.sleep(self.plan.ready_timeout)
         self._worker.output.end_child()  # if it is silent, the last child's end does not explain that
         text = f"not ready after {self.plan.ready_timeout:g} s: {self.readiness.in_words()}"
-        self._on_fact(self, Report(Sign.LATE, text))
+        self._on_fact(Report(Sign.LATE, text))
 
     async def _report_if_unseen(self) -> None:
         await trio.sleep(_UNSEEN_AFTER)
@@ -359,37 +361,21 @@ class Attempt(Stoppable):
             self._run.bus.notice("on-ready-failed", text, process=self.plan.name)
 
 
-class _SecondServer:
-    """The second server of a child whose process is both upstreams; `roles` decides whether there is one.
+async def _follow_second(attempt: Attempt, run: Run, leader: int, on_fact: Callable[[Fact], object]) -> None:
+    """Find the second server of a child that is both upstreams, and again when it has moved.
 
-    Args:
-        attempt: The child.
-        on_move: Called when it has appeared or gone.
-
-    Attributes:
-        address: The address where it listens; ``None`` if there is none.
+    `roles` decides whether there is one, or may be.
     """
-
-    def __init__(self, attempt: Attempt, run: Run, on_move: Callable[[], object]) -> None:
-        self.address: Address | None = None
-        self._attempt, self._run, self._on_move = attempt, run, on_move
-        self._is_followed = False
-
-    async def follow(self, leader: int) -> None:
-        """Find it, if there is or may be one, and again when it has moved."""
-        roles = self._run.roles
-        if roles is None or self._is_followed:
-            return
-        self._is_followed = True
-        while (found := await roles.ask_beside(self._attempt, leader)) is not None:
-            self._move(found)
-            await _until_gone(self._run, leader, found, self._attempt.refused)
-            self._move(None)
-        self._is_followed = False
-
-    def _move(self, address: Address | None) -> None:
-        self.address = address
-        self._on_move()
+    if run.roles is None or attempt.is_second_followed:
+        return
+    attempt.is_second_followed = True
+    while (found := await run.roles.ask_beside(attempt, leader)) is not None:
+        attempt.second = found
+        on_fact(Sign.MOVED)
+        await _until_gone(run, leader, found, attempt.refused)
+        attempt.second = None
+        on_fact(Sign.MOVED)
+    attempt.is_second_followed = False
 
 
 async def _until_gone(run: Run, leader: int, at: Address, refused: ParkingLot) -> None:

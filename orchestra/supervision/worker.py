@@ -268,7 +268,7 @@ class Worker:
         life, attempt = self.life, self.attempt
         child = attempt.child if attempt is not None else None
         found = attempt.listening if attempt is not None and life.state in _LISTENS else None
-        second = attempt.second.address if attempt is not None and life.state is not State.STOPPING else None
+        second = attempt.second if attempt is not None and life.state is not State.STOPPING else None
         has_failed = life.ended_before_ready or life.state in _FAILURES
         return StateChanged(
             process=life.plan.name,
