@@ -793,9 +793,11 @@ def test_one_that_was_asked_for_does_not(project: Project, procfile: str, messag
 
 
 def test_all_that_keeps_the_address_from_being_had_is_reported_at_once(project: Project) -> None:
-    errors = project.errors("web: serve -p 9000\n", overrides=Overrides(listen=":9000"), machine=taken(9000))
+    procfile = "web: serve -p 9000\nother: serve -p 9000\n"
+    errors = project.errors(procfile, overrides=Overrides(listen=":9000"), machine=taken(9000))
     assert [message for message, _ in errors] == [
         "Procfile:1: web: it listens on port 9000, which is the address of the proxy",
+        "Procfile:2: other: it listens on port 9000, which is the address of the proxy",
         "port 9000 is taken by pid 1 (x): cannot listen on 127.0.0.1:9000",
     ]
 

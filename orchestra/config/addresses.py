@@ -25,7 +25,7 @@ from orchestra.config.plan import Note
 from orchestra.errors import ConfigError, port_taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.config.files import Problems
@@ -150,10 +150,10 @@ def settle_address(
     """
     if asked is not None:
         host, port = asked
-        if (process := _taker(port, processes)) is not None:
-            text = f"{process.name}: it listens on port {port}, which is the address of the proxy"
-            line = f"{process.name}: {_with_port(process.command, port)}"
-            problems.add(process.error(text, hint=f"Write `{line}`, or choose another --listen."))
+        for taker in _takers(port, processes):
+            text = f"{taker.name}: it listens on port {port}, which is the address of the proxy"
+            line = f"{taker.name}: {_with_port(taker.command, port)}"
+            problems.add(taker.error(text, hint=f"Write `{line}`, or choose another --listen."))
         machine.try_listen(host, port)
         return asked
     host, usual = machine.listens or DEFAULT_LISTEN
@@ -163,7 +163,7 @@ def settle_address(
         usual = _OTHER_PORT
     for port in dict.fromkeys([last or usual, *range(usual, usual + 100)]):
         fixed = (each for each in processes if each.settings.port == port)
-        if (process := _taker(port, processes) or next(fixed, None)) is not None:
+        if (process := next(_takers(port, processes), None) or next(fixed, None)) is not None:
             reason = reason or f"port {port} is {process.name}'s"
             continue
         try:
@@ -187,9 +187,9 @@ def _asks_for_port(process: Draft) -> bool:
     return bool(is_given) and not process.reading.why
 
 
-def _taker(port: int, processes: Sequence[Draft]) -> Draft | None:
-    """The process that takes a port whatever its ``PORT``."""
-    return next((each for each in processes if port in each.reading.ports), None)
+def _takers(port: int, processes: Sequence[Draft]) -> Iterator[Draft]:
+    """The processes that take a port whatever their ``PORT``."""
+    return (each for each in processes if port in each.reading.ports)
 
 
 def _with_port(command: str, port: int) -> str:
@@ -285,7 +285,7 @@ class Ports(Struct, kw_only=True):
             return f"port {port} is orchestra's own"
         if port in BLOCKED_PORTS or (sys.platform == "darwin" and port in _MACOS_PORTS):
             return f"port {port} cannot be used"
-        taker = _taker(port, self.processes) or process
+        taker = next(_takers(port, self.processes), process)
         owner = taker.name if taker is not process else self._owner(port, instance)
         if owner or (held := self._held(port, process)):
             return f"port {port} is {owner}'s" if owner else held
