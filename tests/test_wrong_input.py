@@ -102,6 +102,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             id="a-folder",
         ),
         pytest.param(
+            {"Procfile": WEB},
+            ["run", "."],
+            ("error: .: a folder, not a Procfile\n hint: Name the file: Procfile\n"),
+            id="the-folder-itself",
+        ),
+        pytest.param(
             {"Procfile": b"web: a\nworker: \xff\n"},
             ["run"],
             (

@@ -331,7 +331,7 @@ class _Reader:
         reload = self.settings.reload
         shown = {name: getattr(self.overrides, name) for name in ("timestamps", "names", "requests")}
         given = {name: value for name, value in shown.items() if value is not None}
-        settings = [self.path.with_name(name) for name in (toml.OWN_FILE, toml.SHARED_FILE)]
+        settings = [self.path.parent / name for name in (toml.OWN_FILE, toml.SHARED_FILE)]
         files = (self.path, *settings, *self.written.others, *self.env_files)
         return Plan(
             **{**_shared(self.settings.run, RunPolicy), "output": output, "exit_on": exit_on, **given},
