@@ -368,7 +368,7 @@ def test_an_error_in_pyproject_has_the_whole_key_path(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool]\norchestra = 3\n")
     with pytest.raises(ConfigError) as caught:
         find(tmp_path)
-    assert caught.value.hint == "Write a table: [tool.orchestra]."
+    assert (caught.value.line, caught.value.hint) == (2, "Write a table: [tool.orchestra].")
 
 
 def test_the_nearest_name_is_found_whatever_its_case() -> None:

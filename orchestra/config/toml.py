@@ -83,7 +83,7 @@ class SettingsFile(Struct, frozen=True, kw_only=True):
             key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key) for key in (*self.above, *keys)
         )
         # A key in an inline table has no line of its own.
-        lines = (self.line(*keys[:count]) for count in range(len(keys), 0, -1))
+        lines = (self.line(*keys[:count]) for count in range(len(keys), 0, -1) or (0,))
         line = next(filter(None, lines), None)
         text = f"{where}{place}: {message}" if where else message
         return ConfigError(text, path=self.path, line=line, hint=hint)
