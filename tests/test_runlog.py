@@ -72,6 +72,26 @@ async def test_a_reader_that_leaves_loses_no_line(tmp_path: Path) -> None:
     assert [each.text for each in read_log(found) if isinstance(each, OutputLine)] == ["hello"]
 
 
+async def test_a_reader_that_leaves_before_anything_is_written_loses_no_line(tmp_path: Path) -> None:
+    """All threads may be in use."""
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    plan = Plan(processes=(), procfile=tmp_path / "Procfile")
+    log = run_log(plan, environ)
+    (write_lines,) = log.sinks
+    await write_lines([OutputLine(process="a", stream="stdout", text="hello")])
+    threads = trio.to_thread.current_default_thread_limiter()
+    threads.total_tokens = 1
+    async with threads, trio.open_nursery() as nursery:
+        nursery.start_soon(log.past)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    await write_lines([OutputLine(process="a", stream="stdout", text="later")])
+    await log.aclose()
+    found = newest(plan.root, environ)
+    assert found is not None
+    assert [each.text for each in read_log(found) if isinstance(each, OutputLine)] == ["hello", "later"]
+
+
 @pytest.mark.parametrize("ahead", [-120, 120])
 def test_a_time_of_the_day_is_the_last_one(ahead: int) -> None:
     now = datetime.now(UTC)

@@ -134,12 +134,15 @@ class EventLog:
 
     async def _write(self) -> None:
         async with self._turn:
-            events, self._waiting, self._size = self._waiting, [], 0
+            events, size = [*self._waiting], self._size
             if events:
                 try:
                     await self._file.append([encode_lines(events)])
                 except OSError as exc:
                     self._give_up(exc)
+            # Only now: if this is cancelled before it writes, they go on waiting.
+            del self._waiting[: len(events)]
+            self._size = max(self._size - size, 0)
 
     def _give_up(self, cause: OSError) -> None:
         self.sinks = ()
