@@ -266,6 +266,23 @@ def test_a_file_whose_name_is_not_utf8_does_not_end_the_watching(tmp_path: Path)
     assert list(found) == []
 
 
+def test_a_watcher_that_ends_at_once_each_time_hides_no_change(tmp_path: Path) -> None:
+    """As one does while a program writes to a file whose name is not UTF-8."""
+    root, ends = tmp_path.resolve(), 0
+
+    def notify(folders: AbstractSet[str], stop: threading.Event) -> Iterator[AbstractSet[str]]:
+        nonlocal ends
+        ends += 1
+        if ends == 3:
+            (root / "a.py").write_text("1")
+        elif ends == 5:
+            stop.set()
+        return iter(())
+
+    found = [names(each) for each in told(root, notify)]
+    assert [each for each in found if each] == [["a.py"]]
+
+
 _LIMITED = """
 import sys, threading
 from orchestra.watch.changes import _notify

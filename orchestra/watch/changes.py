@@ -166,9 +166,14 @@ def _notified(files: Files, stop: threading.Event, notify: Notify) -> Generator[
                 expected = False
                 if is_outdated or files.folders != watched:
                     break
+            else:
+                attempts += 1
+                if attempts > 1:  # A name that is not UTF-8 is touched all the time: see `_notify`.
+                    stop.wait(_POLL_PAUSE)
+                    yield Batch(changes=files.look_again())
         except FileNotFoundError:
             attempts += 1
-            if attempts == _ATTEMPTS:
+            if attempts >= _ATTEMPTS:
                 return "folders come and go"
             yield Batch(changes=files.look_again())
         except OSError as exc:
