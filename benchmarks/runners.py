@@ -202,7 +202,7 @@ def _started(name: str) -> dict[str, float]:
 
 def _bare() -> dict[str, float]:
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import trio"], check=True, timeout=LIMIT)
+    subprocess.run([sys.executable, "-c", "import trio"], check=True)
     return {"ms": (time.perf_counter() - begun) * 1000}
 
 

@@ -70,7 +70,6 @@ def run(plan: Plan, *, replan: Replan | None = None, record: str | None = None, 
     runtime = Runtime(soft_nofile=_raise_file_limit())
     # The present objects stay for the run: the garbage collector need not search them again.
     gc.freeze()
-    gc.enable()
     plan = _with_colours(plan, mode)
     again = None if replan is None else partial(_planned_again, replan, mode)
     reloads = plan.reload.enabled

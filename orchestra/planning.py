@@ -9,7 +9,7 @@ Not here: what follows from another plan (`changing`).
 from __future__ import annotations
 
 import os
-import sysconfig
+import sys
 from typing import TYPE_CHECKING
 
 from orchestra import config
@@ -85,7 +85,7 @@ def this_machine(
 
     return Machine(
         environ=environ,
-        scripts=sysconfig.get_path("scripts"),
+        scripts=_scripts(),
         is_free=lambda port: port in own or sockets.is_free(port),
         claim=lambda port: not claims or port in own or claim_port(port, environ),
         holder=sockets.holder,
@@ -94,3 +94,11 @@ def this_machine(
         listens=(proxy.host, proxy.port) if proxy is not None and proxy.may_move else None,
         last_port=lambda root: last_port(root, environ) if has_memory else None,
     )
+
+
+def _scripts() -> str | None:
+    if sys.prefix != sys.base_prefix:  # in a virtual environment; `sysconfig` says the same, and is large
+        return f"{sys.prefix}/bin"
+    import sysconfig  # noqa: PLC0415
+
+    return sysconfig.get_path("scripts")

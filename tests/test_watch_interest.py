@@ -136,7 +136,7 @@ def test_the_inputs_of_a_command_before_a_restart_are_watched() -> None:
 
 
 def test_the_files_of_the_plan_are_the_runs() -> None:
-    files = ("Procfile", ".env", "orchestra.toml")
+    files = ("Procfile", ".env", "orchestra.toml", "Procfile.[dev]")  # names, not patterns
     for path in files:
         assert kinds(path, files=files) is Kind.PLAN
     assert kinds(".env", files=("Procfile",)) is CODE

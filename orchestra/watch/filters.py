@@ -17,14 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pathspec import GitIgnoreSpec
-
 from orchestra.folders import read_file
+from orchestra.watch.interest import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from orchestra.watch.interest import Interest, Kind, Rule
+    from pathspec import GitIgnoreSpec
+
+    from orchestra.watch.interest import Interest, Rule
 
 __all__ = ["GITIGNORE", "Filter", "Walk"]
 
@@ -51,6 +52,8 @@ _TAIL = re.compile(r"[*?\]]([^*?\]/]*)$")
 
 def _compiled(patterns: Iterable[str], invalid: list[str]) -> GitIgnoreSpec:
     """Compile patterns; invalid ones are added to `invalid`."""
+    from pathspec import GitIgnoreSpec  # noqa: PLC0415 - a run without a backend has no patterns
+
     valid = []
     with warnings.catch_warnings():
         # `re` warns about `[[:alpha:]]`, which would be printed over the dashboard.
@@ -88,11 +91,12 @@ class _Matcher:
     def __init__(self, rule: Rule, invalid: list[str]) -> None:
         self.rule = rule
         self.folder = os.path.realpath(rule.folder)
-        self._spec = _compiled(rule.patterns, invalid)
+        # The plan's own files have names, not patterns.
+        self._spec = _compiled(rule.patterns, invalid) if rule.kind is not Kind.PLAN else None
         # Most files have none of the suffixes: then no pattern is tried.
         ends = map(_TAIL.search, rule.patterns)
         self._tails = tuple(end[1] if end is not None else "" for end in ends)
-        self._ignored = _compiled(rule.ignored, invalid)
+        self._ignored = _compiled(rule.ignored, invalid) if rule.ignored else None
         self._ignored_in = os.path.realpath(rule.ignored_in or rule.folder)
         self._not_below = tuple(map(os.path.realpath, rule.not_below))
 
@@ -101,7 +105,7 @@ class _Matcher:
         if not path.endswith(self._tails) or (inside := _below(self.folder, path)) is None:
             return False
         return (
-            self._spec.match_file(inside)
+            self._fits(inside)
             and not self.ignores(path)
             and not any(path == each or _below(each, path) is not None for each in self._not_below)
         )
@@ -109,14 +113,17 @@ class _Matcher:
     def ignores(self, path: str) -> bool:
         """Whether the process ignores a file; or a folder, whose path ends with a slash."""
         inside = _below(self._ignored_in, path)
-        return inside is not None and self._ignored.match_file(inside)
+        return inside is not None and self._ignored is not None and self._ignored.match_file(inside)
 
     def may_have(self, folder: str) -> bool:
         """Whether a folder below the rule's own may contain files that match."""
         if self.ignores(folder + "/"):
             return False
         inside = _below(self.folder, folder)
-        return inside is not None and (self.rule.is_deep or self._spec.match_file(inside + "/"))
+        return inside is not None and (self.rule.is_deep or self._fits(inside + "/"))
+
+    def _fits(self, inside: str) -> bool:
+        return f"/{inside}" in self.rule.patterns if self._spec is None else self._spec.match_file(inside)
 
 
 class Walk:
