@@ -186,6 +186,11 @@ def test_every_key_is_read() -> None:
             'app: "module:attribute" or "module:create()", for Hypercorn to serve (default: none).',
         ),
         (
+            '[process.web]\ndepends_on = ["db", "api:completd"]',
+            "2: process.web.depends_on[1]: 'api:completd' does not fit",
+            'depends_on: what it waits for: ["db", "redis:started", "migrate:completed"] (default: []).',
+        ),
+        (
             "[run]\nbase_port = \n",
             "2: invalid TOML: Invalid value (column 13)",
             "Correct it: https://toml.io says how.",

@@ -177,7 +177,8 @@ def _table(keys: tuple[str, ...], value: object, kind: type[_T], file: SettingsF
                 file.notes.append(Note(str(error), hint=error.hint, level="warning"))
             else:
                 if "matching regex" in message:  # the hint says which form it has
-                    message = f"{value[key]!r} does not fit"
+                    at = re.fullmatch(r"\[(\d+)\]", place)
+                    message = f"{(value[key][int(at[1])] if at else value[key])!r} does not fit"
                 file.refuse((*keys, key), message, hint=_hint(key, kind), place=place)
             del value[key]
 
