@@ -1,8 +1,9 @@
 """Ports that a run of this user has chosen, before its processes listen there.
 
 A port is chosen when a run is planned, and bound by a child seconds later: two runs that start together would
-choose the same one. So a run claims its ports: it locks the byte of that number in a file of the runtime
-folder. Such a lock belongs to this process alone, not to its children, and ends with it, however it ends.
+choose the same one. So a run claims the ports that may move: it locks the byte of that number in a file of
+the runtime folder. Such a lock belongs to this process alone, not to its children, and ends with it, however
+it ends.
 
 Not here: which port a process wants (`config/addresses`), and whether it is bound (`child/sockets`).
 """
