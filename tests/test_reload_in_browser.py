@@ -279,7 +279,9 @@ def test_a_saved_file_is_seen_after_one_navigation(project: Project, context: Br
     page.wait_for_function(f"{COLOR} === 'rgb(2, 2, 2)'")
     page.wait_for_timeout(A_WHILE)
     assert len(navigations) == 2
+    # Seen here, so that it does not reload the page of the next test.
     project.template.write_text(TEMPLATE)
+    shows(page, "code")
 
 
 def test_ten_saves_in_a_second_are_one_reload(project: Project, context: BrowserContext) -> None:
