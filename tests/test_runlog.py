@@ -17,9 +17,17 @@ from orchestra.logs import moment, read_log
 from tests.kit import PATIENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 LINES = 50_000
+
+
+def texts_of(plan: Plan, environ: Mapping[str, str]) -> list[str]:
+    """The lines of output in the log of a run."""
+    found = newest(plan.root, environ)
+    assert found is not None
+    return [each.text for each in read_log(found) if isinstance(each, OutputLine)]
 
 
 @pytest.fixture
@@ -49,9 +57,7 @@ async def test_a_loud_process_does_not_wait_for_time_to_pass(
             await write_lines([OutputLine(process="a", stream="stdout", text=f"\x1b[1m{number}")])
         await log.aclose()
         nursery.cancel_scope.cancel()
-    found = newest(plan.root, environ)
-    assert found is not None
-    lines = [each.text for each in read_log(found) if isinstance(each, OutputLine)]
+    lines = texts_of(plan, environ)
     # Its older half has been replaced meanwhile, perhaps; no line of the rest is missing.
     assert lines == [f"\x1b[1m{number}" for number in range(LINES - len(lines), LINES)]
     assert len(lines) > LINES / 2
@@ -67,9 +73,7 @@ async def test_a_reader_that_leaves_loses_no_line(tmp_path: Path) -> None:
     with trio.move_on_after(0):
         await log.past()
     await log.aclose()
-    found = newest(plan.root, environ)
-    assert found is not None
-    assert [each.text for each in read_log(found) if isinstance(each, OutputLine)] == ["hello"]
+    assert texts_of(plan, environ) == ["hello"]
 
 
 async def test_a_reader_that_leaves_before_anything_is_written_loses_no_line(tmp_path: Path) -> None:
@@ -87,9 +91,7 @@ async def test_a_reader_that_leaves_before_anything_is_written_loses_no_line(tmp
         nursery.cancel_scope.cancel()
     await write_lines([OutputLine(process="a", stream="stdout", text="later")])
     await log.aclose()
-    found = newest(plan.root, environ)
-    assert found is not None
-    assert [each.text for each in read_log(found) if isinstance(each, OutputLine)] == ["hello", "later"]
+    assert texts_of(plan, environ) == ["hello", "later"]
 
 
 @pytest.mark.parametrize("ahead", [-120, 120])

@@ -42,25 +42,23 @@ _NEXT_STEPS = {
 }
 _QUOTED = regex(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 _BEGIN = r"(?:^|[;&|({!]|\b(?:then|do|else|if|while|until))\s*"
-# A pattern for it, and what to write instead that every shell has; empty if nothing is as short.
-_WORDS: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "source": (regex(_BEGIN + r"source\s"), ". FILE"),
-    "[[": (regex(_BEGIN + r"\[\[\s"), "[ … ]"),
-    "pushd": (regex(_BEGIN + r"(?:pushd|popd)\b"), "(cd DIR && …)"),
-    "shopt": (regex(_BEGIN + r"shopt\s"), ""),
-    "declare": (regex(_BEGIN + r"(?:declare|typeset)\s"), "NAME=VALUE"),
-    "mapfile": (regex(_BEGIN + r"(?:mapfile|readarray)\b"), "while read -r"),
-    "function": (regex(_BEGIN + r"function\s+\w"), "NAME() { …; }"),
-    "{1..3}": (regex(r"(?<!\$)\{\w+\.\.\w+(?:\.\.\w+)?\}"), "1 2 3"),
-    "{a,b}": (regex(r"(?<!\$)\{[^{}\s,]*,[^{}\s]*\}"), "a b"),
-    "<<<": (regex(r"<<<"), "echo … | COMMAND"),
-    "<(…)": (regex(r"[<>]\("), ""),
-    "&>": (regex(r"&>>?(?!&)"), "> FILE 2>&1"),
-    "|&": (regex(r"\|&"), "2>&1 |"),
+# One of these texts is in every match; the pattern; and what to write instead that every shell has, empty if
+# nothing is as short.
+_WORDS: Mapping[str, tuple[tuple[str, ...], re.Pattern[str], str]] = {
+    "source": (("source",), regex(_BEGIN + r"source\s"), ". FILE"),
+    "[[": (("[[",), regex(_BEGIN + r"\[\[\s"), "[ … ]"),
+    "pushd": (("pushd", "popd"), regex(_BEGIN + r"(?:pushd|popd)\b"), "(cd DIR && …)"),
+    "shopt": (("shopt",), regex(_BEGIN + r"shopt\s"), ""),
+    "declare": (("declare", "typeset"), regex(_BEGIN + r"(?:declare|typeset)\s"), "NAME=VALUE"),
+    "mapfile": (("mapfile", "readarray"), regex(_BEGIN + r"(?:mapfile|readarray)\b"), "while read -r"),
+    "function": (("function",), regex(_BEGIN + r"function\s+\w"), "NAME() { …; }"),
+    "{1..3}": (("..",), regex(r"(?<!\$)\{\w+\.\.\w+(?:\.\.\w+)?\}"), "1 2 3"),
+    "{a,b}": (("{",), regex(r"(?<!\$)\{[^{}\s,]*,[^{}\s]*\}"), "a b"),
+    "<<<": (("<<<",), regex(r"<<<"), "echo … | COMMAND"),
+    "<(…)": (("<(", ">("), regex(r"[<>]\("), ""),
+    "&>": (("&>",), regex(r"&>>?(?!&)"), "> FILE 2>&1"),
+    "|&": (("|&",), regex(r"\|&"), "2>&1 |"),
 }
-# One of these is in each of them: few commands have any.
-_SIGNS = "([{<>|"
-_NAMES = ("source", "pushd", "popd", "shopt", "declare", "typeset", "mapfile", "readarray", "function")
 # Shells that know all of this, also when they are called as sh.
 _KNOWING = frozenset({"bash", "ksh", "ksh93", "mksh", "zsh"})
 
@@ -134,13 +132,11 @@ def knows_bash(shell: str) -> bool:
 
 def foreign_word(command: str) -> tuple[str, str] | None:
     """Find the first word in a command that is only bash's, and what every shell has instead."""
-    if not any(each in command for each in (*_SIGNS, *_NAMES)):
-        return None
     bare = _QUOTED.sub(lambda found: "_" * len(found[0]), command)
     found = (
         (match.start(), word, instead)
-        for word, (form, instead) in _WORDS.items()
-        if (match := form.search(bare))
+        for word, (traces, form, instead) in _WORDS.items()
+        if any(each in bare for each in traces) and (match := form.search(bare))
     )
     return next(((word, instead) for _, word, instead in sorted(found)), None)
 
@@ -195,10 +191,9 @@ def _unexpected(process: Draft, found: Program, root: Path) -> Iterator[Note]:
     """Give a note if a program may not be the project's."""
     folder, env, name = process.tools_folder, process.env, process.name
     active = env.get("VIRTUAL_ENV")
-    venv = tools.virtual_environment(folder, root, env)
-    launcher = tools.launcher_of(folder, root)
     if process.reading.is_launched or process.settings.app is not None:
         return
+    venv = tools.virtual_environment(folder, root, env)
     if found.is_own:
         lacking = f"{shown(venv, root)} has none" if venv else f"there is no virtual environment in {folder}"
         text = f"{name}: {found.path} is that of orchestra's own environment: {lacking}"
@@ -206,7 +201,7 @@ def _unexpected(process: Draft, found: Program, root: Path) -> Iterator[Note]:
     elif venv is not None and active and os.path.realpath(active) != os.path.realpath(venv):
         text = f"{name}: the active environment {active} is used, not {shown(venv, root)}"
         yield Note(text, "Deactivate it if that is not meant.", "warning")
-    elif launcher is not None and venv is None and not (active or env.get("CONDA_PREFIX")):
+    elif not (venv or active or env.get("CONDA_PREFIX")) and (launcher := tools.launcher_of(folder, root)):
         text = f"{name}: {found.path} is not of an environment that {launcher[0]} has made"
         yield Note(text, f"{_run_by(launcher, process, root)}, or activate yours.", "warning")
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestra.control.doors import Door, Receive, Scope, Send
     from orchestra.control.tabs import Tab, Tabs
 
-__all__ = ["App", "View"]
+__all__ = ["ENDLESS", "App", "View"]
 
 # An order is a path, a line and a token.
 MAX_BODY = 16384
@@ -68,6 +68,8 @@ _STREAMS = {
     "events": (b"text/event-stream; charset=utf-8", b":\n\n"),
     "watch": (b"application/jsonl", b"\n"),
 }
+ENDLESS = frozenset({"live", *_STREAMS})
+"""Names of requests whose answers are endless; those wait for nothing but sends."""
 _JSON = b"application/json"
 
 

@@ -26,6 +26,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from orchestra.control.app import ENDLESS
 from orchestra.control.tabs import MAX_MESSAGE
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ REQUEST_LIMIT = 20.0
 # Seconds between two requests; the proxy closes idle connections after 4. Hypercorn waits that long for the
 # next request even if the peer has left.
 IDLE_LIMIT = 5.0
-# The ends of paths whose answers are endless; those wait for nothing but sends.
-_ENDLESS = ("/live", "/events", "/watch")
 # The proxy reads heads of 64 KiB, and adds some lines.
 _MAX_HEAD = 80 * 1024
 
@@ -70,7 +69,7 @@ class Worker:
         limit = trio.CancelScope(deadline=trio.current_time() + REQUEST_LIMIT)
 
         async def serve_request(scope: Scope, receive: Receive, send: Send) -> None:
-            is_endless = scope["path"].endswith(_ENDLESS)
+            is_endless = scope["path"].rpartition("/")[2] in ENDLESS
             limit.deadline = inf if is_endless else trio.current_time() + REQUEST_LIMIT
             try:
                 await self._app(door, scope, receive, send)

@@ -134,14 +134,16 @@ def _counts(model: Model) -> list[str]:
 
 
 def _log_note(model: Model, look: Look, missed: int) -> str:
+    notes = []
     wanted = look.wanted
-    narrowed = {
-        f"only {wanted.process}": wanted.process,
-        "errors": wanted.errors,
-        f"with {wanted.text!r}": wanted.text,
-        f"search: {look.search}": look.search,
-    }
-    notes = [note for note, is_so in narrowed.items() if is_so]
+    if wanted.process:
+        notes.append(f"only {wanted.process}")
+    if wanted.errors:
+        notes.append("errors")
+    if wanted.text:
+        notes.append(f"with {wanted.text!r}")
+    if look.search:
+        notes.append(f"search: {look.search}")
     if look.until is not None:
         below = 0 if wanted != Wanted() else max(model.log.count - look.until, 0)
         notes.append(f"paused, {below:,} newer" if below else "paused")

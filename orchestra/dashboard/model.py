@@ -165,8 +165,10 @@ class Model:
                     self.paused[event.process, event.stream] = event
             case UpstreamSwitched() | FilesChanged():
                 self.log.add(event)
-            case ErrorShown() | ErrorCleared():
-                self._process(event.process).error = event if isinstance(event, ErrorShown) else None
+            case ErrorShown():
+                self._process(event.process).error = event
+            case ErrorCleared():
+                self._process(event.process).error = None
             case InputWanted():
                 self._process(event.process).prompt = event
             case ProcessMeasured():

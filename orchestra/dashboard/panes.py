@@ -201,7 +201,8 @@ def _most_important(frame: Frame, rows: int) -> list[Process]:
             each.state in _CALM,
         ),
     )
-    return [each for each in processes if each in by_need[: max(rows - 1, 0)]]
+    chosen = {each.name for each in by_need[: max(rows - 1, 0)]}
+    return [each for each in processes if each.name in chosen]
 
 
 # The time of a request that took longer stands out.
@@ -304,9 +305,16 @@ def _target(row: RequestRow) -> Text:
 
 
 def _status_style(row: RequestRow) -> Style:
-    if row.is_running or row.of.status is None:
-        return BUSY if row.is_running else QUIET
-    return {1: PLAIN, 2: GOOD, 3: PLAIN, 4: BUSY}.get(row.of.status // 100, WORST)
+    status = row.of.status
+    if row.is_running:
+        return BUSY
+    if status is None:
+        return QUIET
+    if status >= 500:
+        return WORST
+    if status >= 400:
+        return BUSY
+    return GOOD if 200 <= status < 300 else PLAIN
 
 
 def _note(row: RequestRow, width: int) -> tuple[str, Style]:
