@@ -35,6 +35,7 @@ def main() -> NoReturn:
     """Run the command line, and exit."""
     # Imports allocate much and free little: with Python's own threshold, a tenth of a start is the search for
     # garbage; without any search, a thirtieth of the memory is garbage.
+    usual = gc.get_threshold()
     gc.set_threshold(20_000)
     _open_standard_streams()
     try:
@@ -45,6 +46,8 @@ def main() -> NoReturn:
         code = _EXIT_READER_GONE
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - a traceback is never shown
         code = _show(exc)
+    finally:
+        gc.set_threshold(*usual)
     sys.exit(code)
 
 
